@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tests.effort import growth
 
-from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, responses_request
+from tollbridge.wire import anthropic_messages, openai_chat, openai_completions, openai_embeddings, responses_request
 from tollbridge.wire.prompt import MEDIA_BYTES_PER_TOKEN, TOKENS_ELSEWHERE, Prompt
 
 PICTURE = "data:image/png;base64," + base64.b64encode(b"\x89PNG" * 5000).decode()
@@ -164,6 +164,7 @@ def test_sound_and_film_are_bounded_by_their_size(part: dict[str, Any]) -> None:
     prompt = chat([part, {"type": "text", "text": "Listen!"}])
     assert len(prompt.pictures) == 0
     assert prompt.tokens >= len(SOUND) // MEDIA_BYTES_PER_TOKEN
+    assert prompt.unmeasured is (part["type"] == "video_url")
     assert b"Listen!" in prompt.text
     assert len(prompt.text) < 300
 
@@ -202,7 +203,9 @@ URL = "https://example.com/long"
 def test_what_the_provider_fetches_counts_though_nobody_knows_how_long_it_is(part: dict[str, Any], start: str) -> None:
     content = json.dumps([{"type": "text", "text": "What?"}, part, part]).replace("https://", start)
     body = '{"model":"m","messages":[{"role":"user","content":%s}]}' % content  # noqa: UP031
-    assert 2 * TOKENS_ELSEWHERE <= openai_chat.parse(body.encode()).prompt().tokens <= 2 * TOKENS_ELSEWHERE + 10
+    prompt = openai_chat.parse(body.encode()).prompt()
+    assert 2 * TOKENS_ELSEWHERE <= prompt.tokens <= 2 * TOKENS_ELSEWHERE + 10
+    assert prompt.unmeasured
 
 
 def test_media_that_are_sent_along_and_urls_in_a_text_are_not_elsewhere() -> None:
@@ -213,7 +216,38 @@ def test_media_that_are_sent_along_and_urls_in_a_text_are_not_elsewhere() -> Non
         {"role": "user", "content": [{"type": "input_file", "file_url": URL}, {"type": "input_text", "text": URL}]}
     ]
     body = {"model": "m", "input": items}
-    assert responses_request.parse(json.dumps(body).encode()).prompt().tokens == TOKENS_ELSEWHERE
+    prompt = responses_request.parse(json.dumps(body).encode()).prompt()
+    assert (prompt.tokens, prompt.unmeasured) == (TOKENS_ELSEWHERE, True)
+
+
+def test_only_films_and_files_are_unmeasured() -> None:
+    data = "data:application/pdf;base64,JVBERi0x"
+    absent = dict.fromkeys(("file", "file_url", "document_url", "video", "video_url"))
+    plain = [{"type": "text", "text": data, **absent}, picture(PICTURE), picture(URL)]
+    assert not chat(plain).unmeasured
+    for name in absent:
+        assert chat([*plain, {"type": name, name: data}]).unmeasured
+
+    def items(part: dict[str, Any]) -> bytes:
+        return json.dumps({"model": "m", "input": [{"role": "user", "content": [part]}]}).encode()
+
+    image = {"type": "input_image", "image_url": PICTURE, "file_url": None}
+    assert not responses_request.parse(items(image)).prompt().unmeasured
+    assert responses_request.parse(items({"type": "input_file", "file_data": data})).prompt().unmeasured
+
+    def document(**source: str) -> bytes:
+        content = [{"type": "document", "source": source}]
+        body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": content}]}
+        return json.dumps(body).encode()
+
+    text = document(type="text", media_type="text/plain", data="words")
+    assert not anthropic_messages.parse(text).prompt().unmeasured
+    for source in (
+        {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0x"},
+        {"type": "url", "url": URL},
+        {"type": "file", "file_id": "file_1"},
+    ):
+        assert anthropic_messages.parse(document(**source)).prompt().unmeasured
 
 
 def test_token_ids_are_counted_exactly() -> None:

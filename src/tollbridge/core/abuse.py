@@ -100,6 +100,24 @@ class Losses:
         self.accounts[account] = day, given
 
 
+class Running:
+    """How many calls of a kind each account has running. Here: calls whose prompts may exceed what is held for them."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, int] = {}
+
+    def begin(self, account: int) -> None:
+        self._running[account] = self._running.get(account, 0) + 1
+
+    def end(self, account: int) -> None:
+        left = self._running.pop(account) - 1
+        if left:
+            self._running[account] = left
+
+    def has(self, account: int) -> bool:
+        return account in self._running
+
+
 class Abuse:
     """All that is counted of it in one process. To read the configuration again begins no new count.
 
@@ -114,3 +132,4 @@ class Abuse:
         self.guesses = Refusals[str](MOST_WRONG_KEYS - 1)
         self.gifts = Losses()
         self.overruns = Losses()
+        self.unmeasured = Running()

@@ -203,7 +203,7 @@ class Held(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
-    """`charged` = `promo` + what came from paid credit; `loss` is what could not be charged."""
+    """`charged` = `promo` + what came from paid credit; `loss`: what neither it nor included tokens paid for."""
 
     charged: int
     promo: int
@@ -575,6 +575,8 @@ def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
         out.checkpoints.pop(id_, None)
         out.forgotten.append(id_)
     out.ends.append(row)
+    if allowance is not None:
+        loss = op.charge * (op.record.tokens - allowance) // max(1, op.record.tokens)
     return Ended(charge, promo, loss, posted - charge - balance.held)
 
 
@@ -627,9 +629,7 @@ def _end_again(state: State, op: End, stored: EndRow, now: int, out: Decision) -
     )
     _apply(balance, post, out)
     state.posted.add(late)
-    return Ended(
-        charged=stored.charge + charge, promo=stored.promo + promo, loss=more - charge, available=balance.available
-    )
+    return Ended(stored.charge + charge, stored.promo + promo, more - charge, balance.available)
 
 
 def _checkpoint(state: State, op: Checkpoint, _now: int, out: Decision) -> Verdict:

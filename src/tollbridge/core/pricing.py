@@ -77,7 +77,7 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
 class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a request asks for, as far as money goes. `prompt`: estimated tokens, without the hold's margin. `read`:
     those of them that are charged if the provider does not report what it read (`tokens.count_read`). `pictures`: the
-    pixels of each, 0 if unknown; `prompt` counts each as `tokens.PER_IMAGE`.
+    pixels of each, 0 if unknown; `prompt` counts each as `tokens.PER_IMAGE`. `unmeasured`: `prompt` may be far too low.
 
     `output_limit`: the caller's, per choice; `choices`: how many answers. `produces`: False for embeddings. What may
     make it dearer: `audio`, it may hold sound; `body`, the request as it came, searched for one-hour caching (None: it
@@ -88,6 +88,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     prompt: int
     read: int = 0
     pictures: tuple[int, ...] = ()
+    unmeasured: bool = False
     output_limit: int | None
     choices: int = 1
     produces: bool = True

@@ -12,14 +12,14 @@ import msgspec
 
 from tollbridge.core import pricing
 from tollbridge.core.abuse import Abuse
-from tollbridge.core.ledger import Claim, Held, Hold, Verdict
+from tollbridge.core.ledger import Claim, Held, Hold, Refusal, Verdict
 from tollbridge.core.means import Means
 from tollbridge.core.plans import Plan
-from tollbridge.errors import ApiError, PaymentRequired, RateLimited
+from tollbridge.errors import ApiError, CostCapExceeded, PaymentRequired, RateLimited
 from tollbridge.gateway.callers import Caller
 from tollbridge.gateway.holds import Ask, Holds
 from tollbridge.gateway.policy import Policy
-from tollbridge.gateway.refusals import ASKED_TOO_OFTEN, CUT_TOO_OFTEN, cooling_down, limited
+from tollbridge.gateway.refusals import ASKED_TOO_OFTEN, CUT_TOO_OFTEN, after_others, cooling_down, limited
 from tollbridge.gateway.router import Choice, Router
 from tollbridge.gateway.ticket import Ticket
 from tollbridge.limits.base import Exceeded, Grant, Limiter
@@ -77,6 +77,7 @@ class Admission:
         # By account and plan: when the credit that it includes was last asked for.
         self._filled: dict[tuple[int, str], float] = {}
         self._cuts, self._refusals, self._overruns = abuse.cuts, abuse.refusals, abuse.overruns
+        self._unmeasured = abuse.unmeasured
 
     async def admit(self, caller: Caller, request: Request, cap: int | None, claim: Claim | None = None) -> Ticket:
         """A ticket; raises the `ApiError` that says why not, or `AlreadyClaimed` if another request has the `claim`.
@@ -90,18 +91,26 @@ class Admission:
         choice = router.plain_choice(caller, request, started_at) or await router.choice(caller, request, started_at)
         demand, routes = choice
         cap = self._cap(caller, cap)
-        if self._overruns.accounts:  # seldom
+        unmeasured = False
+        if demand.unmeasured or self._overruns.accounts:  # seldom
             choice = self._cautious(caller, choice, started_at)
-        place, bound = 0, router.bound(choice[0], routes[0])
-        want = bound.want
-        if want > cap:  # seldom
-            place, bound = self._holds.first_within(cap, choice)
-            want = min(bound.want, cap)
-        hold = self._ledger.next_id()
-        amount = self._tokens(caller, demand)
-        taken = await self._limiter.take(hold, caller.scopes, demand.prompt, amount)
-        grant = taken if isinstance(taken, Grant) else await self._enforced(taken, hold, caller, demand.prompt, amount)
+            unmeasured = demand.unmeasured and choice[0] is demand
+            if unmeasured:
+                self._unmeasured.begin(caller.account_id)
+        grant: Grant | None = None
         try:
+            place, bound = 0, router.bound(choice[0], routes[0])
+            want = bound.want
+            if want > cap:  # seldom
+                place, bound = self._holds.first_within(cap, choice)
+                want = min(bound.want, cap)
+            hold = self._ledger.next_id()
+            amount = self._tokens(caller, demand)
+            taken = await self._limiter.take(hold, caller.scopes, demand.prompt, amount)
+            if isinstance(taken, Grant):
+                grant = taken
+            else:
+                grant = await self._enforced(taken, hold, caller, demand.prompt, amount)
             verdict: Verdict | None = None
             if claim is None and not caller.plan.included_tokens:  # nearly every request
                 op = Hold(id=hold, account_id=caller.account_id, key_id=caller.key_id, want=want, least=bound.least)
@@ -116,8 +125,13 @@ class Admission:
                     if not caller.plan.included_credit or not await self._filled_up(caller, started):
                         raise
                     (place, bound), held = await self._holds.reserve(caller, choice, cap, ask)
-        except BaseException:
-            self._limiter.give_back(grant, 0)
+        except BaseException as refusal:
+            if grant is not None:
+                self._limiter.give_back(grant, 0)
+            if unmeasured:
+                self._unmeasured.end(caller.account_id)
+            if isinstance(refusal, ApiError) and self._is_for_others(refusal, caller, demand, choice):
+                raise after_others(refusal) from None
             raise
         route = routes[place]
         # If all that it may cost is held, nothing limits the output.
@@ -138,6 +152,7 @@ class Admission:
             started=started,
             started_at=started_at,
             tokens=held.tokens,
+            unmeasured=unmeasured,
         )
 
     async def estimate(self, caller: Caller, request: Request, cap: int | None, ask: Ask) -> Estimate:
@@ -160,7 +175,8 @@ class Admission:
                 raise limited(found)
             (place, bound), held = await self._holds.reserve(caller, choice, cap, ask)
         except ApiError as refusal:
-            return Estimate(demand=demand, routes=routes, cap=cap, refusal=refusal)
+            why = after_others(refusal) if self._is_for_others(refusal, caller, demand, choice) else refusal
+            return Estimate(demand=demand, routes=routes, cap=cap, refusal=why)
         limit = self._holds.limit(demand, chosen[place], bound, held, cap)
         return Estimate(demand=demand, routes=routes[place:], cap=cap, held=held.amount, limit=limit)
 
@@ -183,12 +199,22 @@ class Admission:
     def _cautious(self, caller: Caller, choice: Choice, moment: int) -> Choice:
         """`choice`; as if the prompt filled the model, if too much was lost today because the account's calls cost more
         than was held for them. Else caps and limits of its own would be a way to pay for nothing but wrong estimates.
+        The same if its tokens are a guess and another such call runs: what many at once lose, no count would stop.
         """
         demand, routes = choice
-        if self._overruns.given(caller.account_id, moment // DAY_MS) <= self._policy.free_loss_per_day:
+        account = caller.account_id
+        lost = self._overruns.given(account, moment // DAY_MS)
+        if lost <= self._policy.free_loss_per_day and not (demand.unmeasured and self._unmeasured.has(account)):
             return choice
         window = max(self._router.models[route.model].context_window for route in routes)
         return msgspec.structs.replace(demand, prompt=max(demand.prompt, window)), routes
+
+    def _is_for_others(self, refusal: ApiError, caller: Caller, demand: pricing.Demand, asked: Choice) -> bool:
+        """Whether `refusal` may be due to another unmeasured call, because of which more was `asked` for this one."""
+        if asked[0] is demand:
+            return False
+        for_money = isinstance(refusal, PaymentRequired | CostCapExceeded) or refusal.code == Refusal.QUOTA.value
+        return for_money and demand.unmeasured and self._unmeasured.has(caller.account_id)
 
     async def _enforced(self, refusal: Exceeded, hold: int, caller: Caller, least: int, amount: int) -> Grant:
         """Take only from the limits that are enforced, after this `refusal` by one of all; raises `RateLimited`."""

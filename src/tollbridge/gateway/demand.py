@@ -36,6 +36,7 @@ def demand_of(request: Request) -> pricing.Demand:
         choices=request.choices,
         produces=request.endpoint != "embeddings",
         pictures=prompt.pictures,
+        unmeasured=prompt.unmeasured,
         audio=prompt.tokens > 0,
         body=request.body,
         tools=_without_escapes(bytes(request.fields["tools"])) if "tools" in request.fields else b"",

@@ -110,6 +110,18 @@ def too_dear(want: int, cap: int, *, produces: bool) -> CostCapExceeded:
     )
 
 
+def after_others(refusal: ApiError) -> PaymentRequired:
+    """In place of `refusal`, which may not have come if no other unmeasured call of the account were running."""
+    return PaymentRequired(
+        "How much there is to read in a file or a film shows only when a model has read it. While another of your"
+        " requests with one is running, this one must be covered as if it filled the model, and is not. Try again when"
+        f" the other has ended. ({refusal.message})",
+        code=Refusal.IN_FLIGHT.value,
+        headers={"retry-after": "2"},
+        extra=refusal.extra,
+    )
+
+
 CUT_TOO_OFTEN = (
     "Too many long prompts of this account were cut off before their first token. Read the answers, or send less"
 )

@@ -77,6 +77,7 @@ class Settlement:
         self._recent = recent
         self._patience = _Patience(SETTLE_WAIT_S)
         self._cuts, self._gifts, self._overruns = abuse.cuts, abuse.gifts, abuse.overruns
+        self._unmeasured = abuse.unmeasured
 
     def close(
         self,
@@ -109,8 +110,8 @@ class Settlement:
         caller = ticket.caller
         end = End(ticket.hold, caller.account_id, caller.key_id, charge, record, ticket.cap)
         verdict = self._ledger.submit(end)
-        if charge > ticket.held and not ticket.tokens:
-            verdict.add_done_callback(partial(self._note_overrun, ticket))
+        if (record.tokens > ticket.tokens if ticket.tokens else charge > ticket.held) or ticket.unmeasured:
+            verdict.add_done_callback(partial(self._note_end, ticket))
         if ticket.tokens:
             # The ledger takes included tokens in place of money.
             charge, end = 0, msgspec.structs.replace(end, charge=0)
@@ -192,7 +193,9 @@ class Settlement:
         tokens = min(max(0, silent_ms - USUAL_START_MS) * THOUGHT_PER_S // 1_000, ticket.model.output_limit)
         return not tokens or self._may_lose(ticket, pricing.further_output(route, ticket.demand.prompt, tokens))
 
-    def _note_overrun(self, ticket: Ticket, verdict: asyncio.Future[Verdict]) -> None:
+    def _note_end(self, ticket: Ticket, verdict: asyncio.Future[Verdict]) -> None:
+        if ticket.unmeasured:
+            self._unmeasured.end(ticket.caller.account_id)
         ended = verdict.result() if not verdict.cancelled() and verdict.exception() is None else None
         if isinstance(ended, Ended) and ended.loss and not ended.repeated:
             self._overruns.add(ticket.caller.account_id, ticket.started_at // DAY_MS, ended.loss)

@@ -67,15 +67,15 @@ class MessagesRequest(Request, frozen=True, kw_only=True):
 
     def prompt(self) -> Prompt:
         pictures: tuple[int, ...] = ()
-        texts, tokens = [], 0
+        texts, tokens, unmeasured = [], 0, False
         for name in ("system", "messages", "tools", "output_config", "output_format"):
             raw = self.fields.get(name, NULL)
             if raw != NULL:
                 text = bytes(raw)
                 if name == "messages" and self.has_parts:
-                    text, pictures, tokens = _without_media(text)
+                    text, pictures, tokens, unmeasured = _without_media(text)
                 texts.append(unescaped(text))
-        return Prompt(text=b"\n".join(texts), messages=self.inputs, pictures=pictures, tokens=tokens)
+        return Prompt(b"\n".join(texts), self.inputs, pictures, tokens, unmeasured)
 
 
 def parse(body: bytes) -> MessagesRequest:
@@ -178,16 +178,17 @@ _decode_results = msgspec.json.Decoder(list[_Medium]).decode
 _decode_inline = msgspec.json.Decoder(_Inline).decode
 
 
-def _without_media(messages: bytes) -> tuple[bytes, tuple[int, ...], int]:
-    """`messages` without inline pictures and files; the pixels of each picture; tokens for files."""
+def _without_media(messages: bytes) -> tuple[bytes, tuple[int, ...], int, bool]:
+    """`messages` without inline pictures and files; the pixels of each picture; tokens for files; are there any?"""
     pictures: tuple[int, ...] = ()
-    tokens, position, pieces = 0, 0, []
+    tokens, position, pieces, files = 0, 0, [], False
     for block in _media(messages):
         try:
             source = _decode_inline(block.source)
         except msgspec.DecodeError:
             continue
         data = bytes(source.data) if source.type == "base64" else b""
+        files = files or (block.type != "image" and source.type in ("base64", "url", "file"))
         if block.type == "image":
             pictures += (pixels(data),)
         elif source.type in ("url", "file"):
@@ -200,7 +201,7 @@ def _without_media(messages: bytes) -> tuple[bytes, tuple[int, ...], int]:
             pieces.append(messages[position:start])
             position = start + len(data)
     pieces.append(messages[position:])
-    return b"".join(pieces), pictures, tokens
+    return b"".join(pieces), pictures, tokens, files
 
 
 def _media(messages: bytes) -> Iterator[_Medium]:

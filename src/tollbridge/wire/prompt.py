@@ -6,6 +6,8 @@ Rule 2  Only what a model does not read as text is left out: pictures (measured)
         the protocol's own places for them. The same base64 in a text is text.
 Rule 3  What the provider gets from elsewhere, by a URL or from its own store, is not fetched to be counted: it counts
         as `TOKENS_ELSEWHERE`, a picture as one of unknown size.
+Rule 4  What a film or a file has to read, its size does not tell, wherever it is: a few kilobytes can be a thousand
+        pages. Such a prompt is `unmeasured`.
 """
 
 import re
@@ -23,6 +25,7 @@ MEDIA_BYTES_PER_TOKEN = 16
 TOKENS_ELSEWHERE = 20_000
 # What providers put into the prompt of a chat besides its messages.
 _BESIDE_MESSAGES = frozenset({"tools", "functions", "response_format"})
+_ABSENT = NOTHING, NULL
 _BACKSLASH = ord("\\")
 # What a medium is searched by, and how often: what repeats itself would take for ever.
 _BEGIN = 256
@@ -35,13 +38,14 @@ _ELSEWHERE = re.compile(rb'"[ \\nrt]*+(?:https?:|gs:|s3:|file_id")', re.IGNORECA
 class Prompt(msgspec.Struct, frozen=True, gc=False):
     """`text` (UTF-8; in a chat with its JSON) is to be estimated; `tokens` more are known: token ids, and a bound for
     sound and film. `messages` is 0 if no chat template is put around the text. `pictures`: the pixels of each, 0 if
-    they cannot be told.
+    they cannot be told. `unmeasured`: it has films or files, or sound elsewhere, and may be far longer than estimated.
     """
 
     text: bytes
     messages: int = 0
     pictures: tuple[int, ...] = ()
     tokens: int = 0
+    unmeasured: bool = False
 
 
 class _Source(msgspec.Struct, gc=False):
@@ -79,16 +83,19 @@ def of_chat(fields: Mapping[str, Raw], messages: int, has_parts: bool) -> Prompt
     `has_parts`: some message's content is an array of parts, or a model's message has `images`.
     """
     pictures: tuple[int, ...] = ()
-    tokens = 0
+    tokens, unmeasured = 0, False
     text = bytes(fields["messages"])
     if has_parts:
-        text, pictures, tokens = without_media(text, _media(text))
-        tokens += TOKENS_ELSEWHERE * _elsewhere(bytes(fields["messages"]))
+        read = _decode_messages(text)
+        elsewhere = _elsewhere(text, read)
+        unmeasured = elsewhere > 0 or any(any(each not in _ABSENT for each in _files_of(part)) for part in _parts(read))
+        text, pictures, tokens = without_media(text, _media(read))
+        tokens += TOKENS_ELSEWHERE * elsewhere
     text = unescaped(text)
     if not _BESIDE_MESSAGES.isdisjoint(fields):
         beside = [bytes(raw) for name, raw in fields.items() if name in _BESIDE_MESSAGES and raw != NULL]
         text = b"\n".join([text, *map(unescaped, beside)])
-    return Prompt(text, messages, pictures, tokens)
+    return Prompt(text, messages, pictures, tokens, unmeasured)
 
 
 def of_inputs(fields: Mapping[str, Raw], names: tuple[str, ...], tokens: int) -> Prompt:
@@ -154,9 +161,9 @@ def _find(text: bytes, data: bytes, position: int) -> int:
     return text.find(data, position)  # whose time is bounded, even if all of `text` begins like `data`
 
 
-def _media(messages: bytes) -> Iterator[tuple[bytes, bool]]:
+def _media(messages: Iterable[_Message]) -> Iterator[tuple[bytes, bool]]:
     """Each medium in a chat's messages, as `without_media` takes them."""
-    for message in _decode_messages(messages):
+    for message in messages:
         for part in message.content if isinstance(message.content, list) else ():
             if part.image_url != NOTHING:
                 yield _inline(part.image_url), True
@@ -170,17 +177,23 @@ def _media(messages: bytes) -> Iterator[tuple[bytes, bool]]:
                 yield _inline(part.image_url), True
 
 
-def _elsewhere(messages: bytes) -> int:
-    """How many files, sounds and films of a chat the provider gets from elsewhere."""
-    if _ELSEWHERE.search(messages) is None and b"\\u00" not in messages:
+def _elsewhere(text: bytes, messages: Iterable[_Message]) -> int:
+    """How many files, sounds and films of a chat the provider gets from elsewhere. `text`: the messages' JSON."""
+    if _ELSEWHERE.search(text) is None and b"\\u00" not in text:
         return 0
-    parts = [part for each in _decode_messages(messages) if isinstance(each.content, list) for part in each.content]
-    return sum(any(map(is_elsewhere, _media_of(part))) for part in parts)
+    return sum(
+        any(map(is_elsewhere, (part.input_audio, part.audio_url, *_files_of(part)))) for part in _parts(messages)
+    )
 
 
-def _media_of(part: _Part) -> tuple[Raw, ...]:
-    by_url = part.file_url, part.document_url, part.audio_url
-    return part.input_audio, part.video_url, part.video, part.file, *by_url
+def _parts(messages: Iterable[_Message]) -> Iterator[_Part]:
+    for message in messages:
+        if isinstance(message.content, list):
+            yield from message.content
+
+
+def _files_of(part: _Part) -> tuple[Raw, ...]:
+    return part.file, part.file_url, part.document_url, part.video, part.video_url
 
 
 def is_elsewhere(raw: Raw) -> bool:

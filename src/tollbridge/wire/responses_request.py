@@ -93,7 +93,7 @@ _decode_parts = msgspec.json.Decoder(list[_Part]).decode
 
 def _prompt(fields: Mapping[str, Raw], items: int) -> Prompt:
     pictures: tuple[int, ...] = ()
-    tokens = 0
+    tokens, unmeasured = 0, False
     texts = []
     for name in ("instructions", "input", "tools", "text"):
         raw = fields.get(name, NULL)
@@ -101,11 +101,13 @@ def _prompt(fields: Mapping[str, Raw], items: int) -> Prompt:
             text = bytes(raw)
             if name == "input" and text.startswith(b"["):
                 text, pictures, tokens = prompt.without_media(text, _media(text))
-                tokens += prompt.TOKENS_ELSEWHERE * _elsewhere(bytes(raw))
+                files, elsewhere = _files(bytes(raw))
+                tokens += prompt.TOKENS_ELSEWHERE * elsewhere
+                unmeasured = files > 0
             elif name == "input":
                 text = b'[{"role":"user","content":%b}]' % text  # framed as each item is
             texts.append(prompt.unescaped(text))
-    return Prompt(text=b"\n".join(texts), messages=items, pictures=pictures, tokens=tokens)
+    return Prompt(b"\n".join(texts), items, pictures, tokens, unmeasured)
 
 
 def _media(items: bytes) -> Iterator[tuple[bytes, bool]]:
@@ -121,16 +123,19 @@ def _media(items: bytes) -> Iterator[tuple[bytes, bool]]:
                 yield bytes(part.input_audio.data), False
 
 
-def _elsewhere(items: bytes) -> int:
-    """How many files the provider gets from elsewhere."""
+def _files(items: bytes) -> tuple[int, int]:
+    """How many files the input has, and how many of them the provider gets from elsewhere."""
     if b'"input_file"' not in items and b"\\u00" not in items:
-        return 0
-    parts = [part for item in _decode_items(items) for part in _parts(item.content) or _parts(item.output)]
+        return 0, 0
     absent = NOTHING, NULL
-    return sum(
-        part.file_url not in absent or part.file_id not in absent or prompt.is_elsewhere(part.file_data)
-        for part in parts
-    )
+    here = elsewhere = 0
+    for item in _decode_items(items):
+        for part in _parts(item.content) or _parts(item.output):
+            if part.file_url not in absent or part.file_id not in absent or prompt.is_elsewhere(part.file_data):
+                elsewhere += 1
+            elif part.file_data not in absent:
+                here += 1
+    return here + elsewhere, elsewhere
 
 
 def _parts(raw: Raw) -> list[_Part]:

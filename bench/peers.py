@@ -19,16 +19,17 @@ class NotRunError(Exception):
 
 
 def python_peer(name: str, requirements: Sequence[str]) -> Path:
-    """A virtual environment of its own; returns its `bin` directory."""
+    """A virtual environment of its own, of this interpreter; returns its `bin` directory."""
     home = PEERS / name
-    if not _is_installed(home, "\n".join(requirements)):
+    recipe = "\n".join([*requirements, sys.base_prefix, sys.version])
+    if not _is_installed(home, recipe):
         if uv := shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"):
             _run(name, [uv, "venv", "--quiet", "--python", sys.executable, str(home)])
             _run(name, [uv, "pip", "install", "--quiet", "--python", str(home / "bin" / "python"), *requirements])
         else:
             _run(name, [sys.executable, "-m", "venv", str(home)])
             _run(name, [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", *requirements])
-        _mark_installed(home, "\n".join(requirements))
+        _mark_installed(home, recipe)
     return home / "bin"
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -180,7 +181,7 @@ def _machine(results: Results) -> str:
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"{_processor()}, {os.cpu_count()} cores",
         f"{platform.system()} {platform.release()}",
-        f"Python {platform.python_version()}",
+        f"Python {platform.python_version()}{', the distribution’s' if sys.base_prefix == '/usr' else ''}",
         f"load before the run {load}",
         f"one fsync of this disk {results.fsync_us:.0f} µs (median of 300)",
     ]

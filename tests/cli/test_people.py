@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,29 @@ def test_customers_are_brought_from_elsewhere_by_the_loop_in_the_documentation(s
     )
     assert [each["available_usd"] for each in (ada, eve, bob)] == ["12.5", "1", "2"]
     assert [[key["limit_usd"] for key in each["keys"]] for each in (ada, eve, bob)] == [["100"], [None], []]
+
+
+def test_at_a_terminal_closing_an_account_asks_first(shell: Shell) -> None:
+    shell.ok("account", "create", "ada@example.com")
+
+    def answered(answer: bytes, *more: str) -> tuple[int, bytes]:
+        ours, theirs = pty.openpty()
+        with os.fdopen(ours, "wb", buffering=0) as terminal:
+            words = [sys.executable, "-m", "tollbridge", "account", "close", "ada@example.com", *more]
+            process = subprocess.Popen(
+                words, cwd=shell.directory, stdin=theirs, stderr=subprocess.PIPE, env={"PATH": os.environ["PATH"]}
+            )
+            os.close(theirs)
+            terminal.write(answer)
+            _, said = process.communicate(timeout=60)
+        return process.returncode, said
+
+    code, said = answered(b"n\n")
+    assert code != 0
+    assert b"Close the account ada@example.com for good? [y/N]" in said
+    assert shell.ok("account", "show", "ada@example.com").code == 0
+    code, said = answered(b"y\n")
+    assert (code, b"is closed, and is acct_" in said) == (0, True)
+    shell.ok("account", "create", "ada@example.com")
+    code, said = answered(b"", "--yes")
+    assert (code, b"for good?" in said) == (0, False)

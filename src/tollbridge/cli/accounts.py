@@ -1,5 +1,6 @@
 """`tollbridge account`, `key` and `credit`."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -225,8 +226,9 @@ def account_address(settings: "Settings", old: str, new: str) -> None:
 @account.command("close")
 @click.argument("account")
 @click.option("--forfeit", is_flag=True, help="Also if it has paid credit left, which nobody can spend then.")
+@click.option("--yes", is_flag=True, help="Do not ask first. Scripts, which have no terminal, are never asked.")
 @configured
-def account_close(settings: "Settings", account: str, forfeit: bool) -> None:
+def account_close(settings: "Settings", account: str, forfeit: bool, yes: bool) -> None:
     """Close an account for good, and forget whose it was.
 
     As its owner can in their settings: its keys stop, the saved card goes, members lose their access, and the user who
@@ -241,6 +243,8 @@ def account_close(settings: "Settings", account: str, forfeit: bool) -> None:
     from tollbridge.core.money import format_usd
     from tollbridge.services import leave
 
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Close the account {account} for good?", abort=True, err=True)
     was, left = at_till(settings, lambda till: leave.close_for(till, account, forfeit=forfeit, actor=actor()))
     lost = f"; {format_usd(was.promo)} USD of promotional credit are lost" if was.promo else ""
     say(f"{was.email} is closed, and is {was.public_id} in the books{lost}")

@@ -31,6 +31,9 @@ def test_count_adds_up_however_the_text_is_cut() -> None:
 
 def test_hold_of_a_prompt_is_above_its_count() -> None:
     assert tokens.with_margin(1000) == 1300
+    for most in (*range(400), 128_000, 1_048_576):
+        estimate = tokens.without_margin(most)
+        assert tokens.with_margin(estimate) <= most < tokens.with_margin(estimate + 1)
     assert tokens.count_prompt(b"", messages=2) == 2 * tokens.PER_MESSAGE + tokens.PER_REQUEST
 
 

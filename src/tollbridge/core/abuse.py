@@ -100,22 +100,22 @@ class Losses:
         self.accounts[account] = day, given
 
 
-class Running:
-    """How many calls of a kind each account has running. Here: calls whose prompts may exceed what is held for them."""
+class Exposures:
+    """What each account's running calls may cost beyond their holds, in nano-USD."""
 
     def __init__(self) -> None:
-        self._running: dict[int, int] = {}
+        self._accounts: dict[int, int] = {}
 
-    def begin(self, account: int) -> None:
-        self._running[account] = self._running.get(account, 0) + 1
+    def add(self, account: int, amount: int) -> None:
+        self._accounts[account] = self._accounts.get(account, 0) + amount
 
-    def end(self, account: int) -> None:
-        left = self._running.pop(account) - 1
+    def end(self, account: int, amount: int) -> None:
+        left = self._accounts.pop(account) - amount
         if left:
-            self._running[account] = left
+            self._accounts[account] = left
 
-    def has(self, account: int) -> bool:
-        return account in self._running
+    def of(self, account: int) -> int:
+        return self._accounts.get(account, 0)
 
 
 class Abuse:
@@ -123,7 +123,7 @@ class Abuse:
 
     `guesses` are of addresses that send wrong keys, all else of accounts. `gifts`: answers whose upstream died, and
     unseen thoughts of those that were left. `overruns`: what could not be charged of calls that cost more than was
-    held for them.
+    held for them. `exposures`: what may become one.
     """
 
     def __init__(self) -> None:
@@ -132,4 +132,4 @@ class Abuse:
         self.guesses = Refusals[str](MOST_WRONG_KEYS - 1)
         self.gifts = Losses()
         self.overruns = Losses()
-        self.unmeasured = Running()
+        self.exposures = Exposures()

@@ -124,3 +124,8 @@ def without_frames(counted: int, messages: int) -> int:
 def with_margin(tokens: int) -> int:
     """What a hold should cover for an estimate of `tokens`."""
     return tokens + (tokens * HOLD_MARGIN_PERCENT + 99) // 100
+
+
+def without_margin(tokens: int) -> int:
+    """The largest estimate whose hold covers no more than `tokens`."""
+    return tokens * 100 // (100 + HOLD_MARGIN_PERCENT)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from tollbridge.core import pricing
+from tollbridge.core import money, pricing, tokens
 from tollbridge.core.abuse import Abuse
 from tollbridge.core.ledger import Claim, Held, Hold, Refusal, Verdict
 from tollbridge.core.means import Means
@@ -19,7 +19,7 @@ from tollbridge.errors import ApiError, CostCapExceeded, PaymentRequired, RateLi
 from tollbridge.gateway.callers import Caller
 from tollbridge.gateway.holds import Ask, Holds
 from tollbridge.gateway.policy import Policy
-from tollbridge.gateway.refusals import ASKED_TOO_OFTEN, CUT_TOO_OFTEN, after_others, cooling_down, limited
+from tollbridge.gateway.refusals import ASKED_TOO_OFTEN, CUT_TOO_OFTEN, cooling_down, limited, unmeasured
 from tollbridge.gateway.router import Choice, Router
 from tollbridge.gateway.ticket import Ticket
 from tollbridge.limits.base import Exceeded, Grant, Limiter
@@ -77,7 +77,7 @@ class Admission:
         # By account and plan: when the credit that it includes was last asked for.
         self._filled: dict[tuple[int, str], float] = {}
         self._cuts, self._refusals, self._overruns = abuse.cuts, abuse.refusals, abuse.overruns
-        self._unmeasured = abuse.unmeasured
+        self._exposures = abuse.exposures
 
     async def admit(self, caller: Caller, request: Request, cap: int | None, claim: Claim | None = None) -> Ticket:
         """A ticket; raises the `ApiError` that says why not, or `AlreadyClaimed` if another request has the `claim`.
@@ -91,12 +91,11 @@ class Admission:
         choice = router.plain_choice(caller, request, started_at) or await router.choice(caller, request, started_at)
         demand, routes = choice
         cap = self._cap(caller, cap)
-        unmeasured = False
+        exposure = 0
         if demand.unmeasured or self._overruns.accounts:  # seldom
-            choice = self._cautious(caller, choice, started_at)
-            unmeasured = demand.unmeasured and choice[0] is demand
-            if unmeasured:
-                self._unmeasured.begin(caller.account_id)
+            choice, exposure = self._cautious(caller, choice, started_at)
+            if exposure:
+                self._exposures.add(caller.account_id, exposure)
         grant: Grant | None = None
         try:
             place, bound = 0, router.bound(choice[0], routes[0])
@@ -128,10 +127,10 @@ class Admission:
         except BaseException as refusal:
             if grant is not None:
                 self._limiter.give_back(grant, 0)
-            if unmeasured:
-                self._unmeasured.end(caller.account_id)
-            if isinstance(refusal, ApiError) and self._is_for_others(refusal, caller, demand, choice):
-                raise after_others(refusal) from None
+            if exposure:
+                self._exposures.end(caller.account_id, exposure)
+            if isinstance(refusal, ApiError) and demand.unmeasured and choice[0] is not demand:
+                raise self._explained(refusal, caller) from None
             raise
         route = routes[place]
         # If all that it may cost is held, nothing limits the output.
@@ -152,7 +151,7 @@ class Admission:
             started=started,
             started_at=started_at,
             tokens=held.tokens,
-            unmeasured=unmeasured,
+            exposure=exposure,
         )
 
     async def estimate(self, caller: Caller, request: Request, cap: int | None, ask: Ask) -> Estimate:
@@ -163,7 +162,7 @@ class Admission:
         now = time.time_ns() // 1_000_000
         choice = await self._router.choice(caller, request, now)
         demand, chosen = choice
-        choice = self._cautious(caller, choice, now)
+        choice, _ = self._cautious(caller, choice, now)
         cap = self._cap(caller, cap)
         routes = [(route, self._router.bound(choice[0], route)) for route in chosen]
         try:
@@ -175,7 +174,7 @@ class Admission:
                 raise limited(found)
             (place, bound), held = await self._holds.reserve(caller, choice, cap, ask)
         except ApiError as refusal:
-            why = after_others(refusal) if self._is_for_others(refusal, caller, demand, choice) else refusal
+            why = self._explained(refusal, caller) if demand.unmeasured and choice[0] is not demand else refusal
             return Estimate(demand=demand, routes=routes, cap=cap, refusal=why)
         limit = self._holds.limit(demand, chosen[place], bound, held, cap)
         return Estimate(demand=demand, routes=routes[place:], cap=cap, held=held.amount, limit=limit)
@@ -196,25 +195,38 @@ class Admission:
         if wait > 0:
             raise cooling_down(ASKED_TOO_OFTEN, wait)
 
-    def _cautious(self, caller: Caller, choice: Choice, moment: int) -> Choice:
-        """`choice`; as if the prompt filled the model, if too much was lost today because the account's calls cost more
-        than was held for them. Else caps and limits of its own would be a way to pay for nothing but wrong estimates.
-        The same if its tokens are a guess and another such call runs: what many at once lose, no count would stop.
+    def _cautious(self, caller: Caller, choice: Choice, moment: int) -> tuple[Choice, int]:
+        """What to hold for, and what the request may cost beyond that, nano-USD.
+
+        If too much was lost today because the account's calls cost more than was held for them, it is as if the prompt
+        filled the model: else caps and limits of its own would be a way to pay for nothing but wrong estimates. What a
+        prompt that nobody can measure may lose is limited before: of many at once it would be known too late.
         """
         demand, routes = choice
         account = caller.account_id
-        lost = self._overruns.given(account, moment // DAY_MS)
-        if lost <= self._policy.free_loss_per_day and not (demand.unmeasured and self._unmeasured.has(account)):
-            return choice
-        window = max(self._router.models[route.model].context_window for route in routes)
-        return msgspec.structs.replace(demand, prompt=max(demand.prompt, window)), routes
+        left = self._policy.free_loss_per_day - self._overruns.given(account, moment // DAY_MS)
+        if left >= 0 and not demand.unmeasured:
+            return choice, 0
+        # No more is read than that, whatever an estimate's margin.
+        window = tokens.without_margin(max(self._router.models[route.model].context_window for route in routes))
+        whole = msgspec.structs.replace(demand, prompt=max(demand.prompt, window))
+        if not demand.unmeasured:
+            return (whole, routes), 0
+        bounds = [(self._router.bound(whole, route), route) for route in routes]
+        dearest = max(money.round_up(bound.prompt_price, route.multiplier_ppm) for bound, route in bounds)
+        if not dearest:
+            return choice, 0
+        left = max(0, left - self._exposures.of(account))
+        prompt = max(demand.prompt, whole.prompt - left * whole.prompt // dearest)
+        if prompt > demand.prompt:
+            demand = msgspec.structs.replace(demand, prompt=prompt)
+        return (demand, routes), (whole.prompt - prompt) * dearest // whole.prompt
 
-    def _is_for_others(self, refusal: ApiError, caller: Caller, demand: pricing.Demand, asked: Choice) -> bool:
-        """Whether `refusal` may be due to another unmeasured call, because of which more was `asked` for this one."""
-        if asked[0] is demand:
-            return False
-        for_money = isinstance(refusal, PaymentRequired | CostCapExceeded) or refusal.code == Refusal.QUOTA.value
-        return for_money and demand.unmeasured and self._unmeasured.has(caller.account_id)
+    def _explained(self, refusal: ApiError, caller: Caller) -> ApiError:
+        """`refusal` of a request for which `_cautious` asked for more; says so if it is for want of money."""
+        if isinstance(refusal, PaymentRequired | CostCapExceeded) or refusal.code == Refusal.QUOTA.value:
+            return unmeasured(refusal, others=self._exposures.of(caller.account_id) > 0)
+        return refusal
 
     async def _enforced(self, refusal: Exceeded, hold: int, caller: Caller, least: int, amount: int) -> Grant:
         """Take only from the limits that are enforced, after this `refusal` by one of all; raises `RateLimited`."""

@@ -110,12 +110,20 @@ def too_dear(want: int, cap: int, *, produces: bool) -> CostCapExceeded:
     )
 
 
-def after_others(refusal: ApiError) -> PaymentRequired:
-    """In place of `refusal`, which may not have come if no other unmeasured call of the account were running."""
+def unmeasured(refusal: ApiError, *, others: bool) -> ApiError:
+    """`refusal` of a request for which more is held than estimated, because nobody knows how much there is to read.
+
+    `others`: of this account such requests are running, without which it might have been admitted.
+    """
+    why = (
+        "How much there is to read in a file or a film shows only when a model has read it, so most of what the model"
+        " can read must be covered"
+    )
+    if not others:
+        refusal.message = f"{why}. {refusal.message}"
+        return refusal
     return PaymentRequired(
-        "How much there is to read in a file or a film shows only when a model has read it. While another of your"
-        " requests with one is running, this one must be covered as if it filled the model, and is not. Try again when"
-        f" the other has ended. ({refusal.message})",
+        f"{why} while others of your requests with one are running. Try again when they end. ({refusal.message})",
         code=Refusal.IN_FLIGHT.value,
         headers={"retry-after": "2"},
         extra=refusal.extra,

@@ -77,7 +77,7 @@ class Settlement:
         self._recent = recent
         self._patience = _Patience(SETTLE_WAIT_S)
         self._cuts, self._gifts, self._overruns = abuse.cuts, abuse.gifts, abuse.overruns
-        self._unmeasured = abuse.unmeasured
+        self._exposures = abuse.exposures
 
     def close(
         self,
@@ -110,7 +110,7 @@ class Settlement:
         caller = ticket.caller
         end = End(ticket.hold, caller.account_id, caller.key_id, charge, record, ticket.cap)
         verdict = self._ledger.submit(end)
-        if (record.tokens > ticket.tokens if ticket.tokens else charge > ticket.held) or ticket.unmeasured:
+        if (record.tokens > ticket.tokens if ticket.tokens else charge > ticket.held) or ticket.exposure:
             verdict.add_done_callback(partial(self._note_end, ticket))
         if ticket.tokens:
             # The ledger takes included tokens in place of money.
@@ -194,8 +194,8 @@ class Settlement:
         return not tokens or self._may_lose(ticket, pricing.further_output(route, ticket.demand.prompt, tokens))
 
     def _note_end(self, ticket: Ticket, verdict: asyncio.Future[Verdict]) -> None:
-        if ticket.unmeasured:
-            self._unmeasured.end(ticket.caller.account_id)
+        if ticket.exposure:
+            self._exposures.end(ticket.caller.account_id, ticket.exposure)
         ended = verdict.result() if not verdict.cancelled() and verdict.exception() is None else None
         if isinstance(ended, Ended) and ended.loss and not ended.repeated:
             self._overruns.add(ticket.caller.account_id, ticket.started_at // DAY_MS, ended.loss)

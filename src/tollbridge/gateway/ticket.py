@@ -29,8 +29,8 @@ class Ticket(msgspec.Struct, kw_only=True):
     for a connection to the provider, even while another route has room. `share`: of the memory for large answers.
     `cap`: the most that the request may cost, nano-USD.
     `held` and `step` grow when the hold is extended. `tokens`: the included tokens held, with `held` 0; 0: the hold is
-    on money. `unmeasured`: it is counted as a running call that may cost more than is held. `refusal`: why the hold
-    could not be extended. `dropped`: the caller's fields that could not be sent.
+    on money. `exposure`: what it may cost beyond what is held, because nobody knows how long its prompt is; nano-USD.
+    `refusal`: why the hold could not be extended. `dropped`: the caller's fields that could not be sent.
     `tried`: the routes that did not answer, each with the reason, worded for a header; `attempts`: the same for the
     record, set once the attempts are over.
     `started` is monotonic seconds, `started_at` epoch milliseconds.
@@ -52,7 +52,7 @@ class Ticket(msgspec.Struct, kw_only=True):
     started_at: int
     step: int = 0
     tokens: int = 0
-    unmeasured: bool = False
+    exposure: int = 0
     refusal: Refusal | None = None
     waits: bool = False
     share: Share | None = None

@@ -12,6 +12,7 @@ from tollbridge.core.payments import Buyer, Payment, Reversal, State, Status
 from tollbridge.errors import InvalidRequest, KeyReused, NotFound
 from tollbridge.payments.base import ProcessorRefused, ProcessorUnavailable
 from tollbridge.services import invoices
+from tollbridge.services.accounts import set_frozen
 from tollbridge.services.credit import grant
 from tollbridge.services.payments import open_payments
 from tollbridge.services.refunds import refund, retry
@@ -504,6 +505,19 @@ def test_a_dispute_that_is_won_does_not_free_what_the_operator_froze_after_an_ea
             till.stripe.close_dispute(dispute["id"], won=True)
             await till.send(*till.stripe.events)
             assert (await till.state()).frozen == operator
+
+    at_till(world, scenario)
+
+
+def test_a_dispute_that_is_won_does_not_free_what_the_operator_freed_and_froze_again(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        dispute = till.stripe.dispute(str((await till.paid()).intent))
+        await till.send(*till.stripe.events)
+        for frozen in (False, True):
+            await set_frozen(till.database, till.account.email, frozen, actor="operator")
+        till.stripe.close_dispute(dispute["id"], won=True)
+        await till.send(*till.stripe.events)
+        assert (await till.state()).frozen
 
     at_till(world, scenario)
 

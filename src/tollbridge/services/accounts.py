@@ -10,7 +10,7 @@ from tollbridge.core.ledger import Posted, grant
 from tollbridge.core.plans import DEFAULT_PLAN
 from tollbridge.core.words import read_whole
 from tollbridge.errors import InvalidRequest, NotFound
-from tollbridge.store import accounts, activity, journal
+from tollbridge.store import accounts, activity, journal, payments
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Duplicate, Transaction, run
@@ -147,6 +147,8 @@ async def set_frozen(
 
     async def use_case(transaction: Transaction) -> None:
         if await accounts.set_frozen(transaction, account.id, frozen):
+            if not frozen:
+                await payments.forget_freezes(transaction, account.id)
             action = "account.frozen" if frozen else "account.unfrozen"
             deed = NewDeed(account_id=account.id, actor=actor, action=action, detail=reason, address=address)
             await activity.add(transaction, deed, now)

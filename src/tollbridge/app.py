@@ -537,8 +537,10 @@ class Gateway:
 
 
 def _fetcher(settings: Settings) -> Fetcher | None:
-    fetch = settings.fetch
-    return Fetcher(msgspec.convert(fetch, FetchLimits, from_attributes=True)) if fetch.allow else None
+    if not settings.fetch.allow:
+        return None
+    limits = msgspec.convert(settings.fetch, FetchLimits, from_attributes=True)
+    return Fetcher(msgspec.structs.replace(limits, max_held=settings.server.max_bodies))
 
 
 def _announce(text: str) -> None:

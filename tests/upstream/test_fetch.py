@@ -12,7 +12,7 @@ import pytest
 from tests.upstream.bad_server import BadServer, Peer, Script, always, certificate, chunked, response, run
 
 from tollbridge.core.addresses import Place, is_public, place
-from tollbridge.errors import InvalidRequest
+from tollbridge.errors import InvalidRequest, Unavailable
 from tollbridge.upstream.fetch import AT_ONCE, AT_ONCE_OF_ACCOUNT, Fetched, Fetcher, FetchLimits, resolve
 from tollbridge.upstream.pool import Limits, Pool
 
@@ -347,6 +347,51 @@ def test_what_the_urls_of_a_request_point_to_is_capped_together() -> None:
         with pytest.raises(InvalidRequest, match=f"more than {3 * len(PNG) - 1} bytes together") as refused:
             await fetcher.fetch_all(urls, 1, "messages")
         assert (refused.value.code, refused.value.param) == ("invalid_url", "messages")
+
+    trial(picture(PNG), use)
+
+
+def test_what_running_calls_had_fetched_is_bounded_and_one_account_has_half_of_it() -> None:
+    size = len(PNG)
+
+    async def use(world: World) -> None:
+        fetcher = world.fetcher(FetchLimits(max_bytes=2 * size, max_held=7 * size))
+        end = asyncio.Event()
+        running: list[asyncio.Task[None]] = []
+
+        async def begin(account: int) -> None:
+            """A call that has fetched a picture and goes on."""
+            fetched = asyncio.Event()
+
+            async def call() -> None:
+                await fetcher.fetch_all(["http://files.example/a.png"], account)
+                fetched.set()
+                await end.wait()
+
+            task = asyncio.create_task(call())
+            waiting = asyncio.create_task(fetched.wait())
+            await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            if task.done():
+                await task
+            running.append(task)
+
+        for _ in range(10):  # what cannot be fetched takes no room
+            with pytest.raises(InvalidRequest):
+                await fetcher.fetch_all(["http://nowhere.invalid/"], 1)
+        for account in (1, 1):
+            await begin(account)
+        with pytest.raises(Unavailable, match="Nothing was charged"):
+            await begin(1)
+        for account in (2, 2, 3, 4):
+            await begin(account)
+        with pytest.raises(Unavailable, match="Nothing was charged"):
+            await begin(5)
+        assert await fetcher.fetch_all([], 5) == []
+        end.set()
+        await asyncio.gather(*running)
+        for account in (1, 1, 2, 2, 3, 4):
+            await begin(account)
 
     trial(picture(PNG), use)
 

@@ -8,11 +8,14 @@ Rule 3  One deadline for all of it, one cap on bytes, no cookies, no credentials
         that a model can read.
 Rule 4  An error says nothing that would help to map the operator's network: a name that leads inside and one that leads
         nowhere get the same message.
+Rule 5  What was fetched for a call takes up memory until it has ended. There is a limit for all calls, and half of it
+        for those of one account.
 """
 
 import asyncio
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urljoin
 from weakref import WeakValueDictionary
@@ -21,7 +24,7 @@ import msgspec
 
 from tollbridge.core import addresses
 from tollbridge.core.addresses import BadUrl, Place
-from tollbridge.errors import InvalidRequest, ProtocolError, UpstreamError
+from tollbridge.errors import InvalidRequest, ProtocolError, Unavailable, UpstreamError
 from tollbridge.upstream.pool import Limits, Pool, Response, tls_context
 
 MAX_REDIRECTS = 3
@@ -53,11 +56,12 @@ class Fetched(msgspec.Struct, frozen=True):
 
 
 class FetchLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds for one fetch, redirects included; bytes for all of a request. `hosts`: if there are any, only these are
-    fetched from.
+    """Seconds for one fetch, redirects included; bytes for all of a request, and `max_held` for all requests that run.
+    `hosts`: if there are any, only these are fetched from.
     """
 
     max_bytes: int = 10 << 20
+    max_held: int = 512 << 20
     timeout: float = 10.0
     hosts: tuple[str, ...] = ()
 
@@ -90,6 +94,9 @@ class Fetcher:
         self._turns = asyncio.Semaphore(AT_ONCE)
         # Each lives as long as a fetch for its account runs or waits.
         self._shares: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()
+        # Bytes that running calls have, or may be sent yet.
+        self._held = 0
+        self._of_account: Counter[int] = Counter()
 
     async def fetch(self, url: str, account: int, param: str | None = None) -> Fetched:
         """What `url` points to. Raises `InvalidRequest` with `param`, worded for whoever wrote the URL.
@@ -112,9 +119,15 @@ class Fetcher:
 
     async def fetch_all(self, urls: Sequence[str], account: int, param: str | None = None) -> list[Fetched]:
         """As `fetch`, at once, and together no more than one of them may have: who names many would take up more
-        memory than any that brings what it means. If one of them cannot be fetched, the others are given up.
+        memory than any that brings what it means. If one of them cannot be fetched, the others are given up. The data
+        counts as held until the task that called this has ended. Raises `Unavailable` if too much is held.
         """
+        if not urls:
+            return []
+        task = asyncio.current_task()
+        assert task is not None
         left = most = self._limits.max_bytes
+        self._enter(account, most)
 
         async def one(url: str) -> Fetched:
             nonlocal left
@@ -126,11 +139,30 @@ class Fetcher:
             return fetched
 
         fetches = [asyncio.ensure_future(one(url)) for url in urls]
+        has = 0
         try:
-            return await asyncio.gather(*fetches)
+            found = await asyncio.gather(*fetches)
+            has = most - left
+            return found
         finally:
             for each in fetches:
                 each.cancel()
+            self._count(account, has - most)
+            task.add_done_callback(lambda _: self._count(account, -has))
+
+    def _enter(self, account: int, size: int) -> None:
+        most, held, has = self._limits.max_held, self._held, self._of_account[account]
+        if (held and held + size > most) or (has and has + size > most // 2):
+            raise Unavailable(
+                "Too many files are being read here. Nothing was charged; please try again.", retry_after=5
+            )
+        self._count(account, size)
+
+    def _count(self, account: int, size: int) -> None:
+        self._held += size
+        self._of_account[account] += size
+        if not self._of_account[account]:
+            del self._of_account[account]
 
     async def _follow(self, url: str) -> Fetched:
         place = addresses.place(url)

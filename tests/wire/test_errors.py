@@ -25,7 +25,7 @@ def classified(status: int, body: Any = b"", **headers: str) -> UpstreamSaid:
 def test_openrouters_sdks_get_the_status_as_code_and_ours_beside_it(sdk: bytes) -> None:
     body = json.loads(render(InvalidRequest("Wrong."), [(b"host", b"x"), (b"user-agent", b"speakeasy-sdk/" + sdk)]))
     assert body["error"]["code"] == 400
-    assert body["error"]["metadata"] == {"code": "invalid_request_error"}
+    assert body["error"]["metadata"] == dict.fromkeys(("code", "error_type"), "invalid_request_error")
     for other in (b"OpenAI/JS 7.0 openrouter", b"speakeasy-sdk/typescript 1.0 @mistralai/mistralai"):
         assert render(InvalidRequest("Wrong."), [(b"user-agent", other)]) == render(InvalidRequest("Wrong."))
 

@@ -630,6 +630,18 @@ def test_an_answer_that_broke_off_says_so_in_its_last_event() -> None:
     assert (event["error"]["message"], event["detail"]) == ("gone", "gone")
 
 
+def test_clients_that_read_no_error_beside_choices_get_it_apart_too() -> None:
+    agent = b"ai/7.0.173 ai-sdk-openai/4.0.118 runtime/node.js/22"
+    ours = ChatClient().writer(request(stream=True), NAMES).fail(UpstreamFailed("gone"))
+    event, again = events(
+        ChatClient().writer(request(stream=True), NAMES).fail(UpstreamFailed("gone"), [(b"user-agent", agent)])
+    )
+    assert [event] == events(ours)
+    assert again == {"error": event["error"], "detail": "gone"}
+    other = [(b"user-agent", agent.replace(b"openai/", b"openai-compatible/"))]
+    assert ChatClient().writer(request(stream=True), NAMES).fail(UpstreamFailed("gone"), other) == ours
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["a", "text", "function", "auto", "json_schema"]),
     lambda inner: (

@@ -350,7 +350,12 @@ def test_an_answer_that_broke_off_fails_with_what_was_said() -> None:
     writer = ResponsesClient().writer(request(stream=True), NAMES)
     read = events(writer.write([TextDelta("a")]) + writer.fail(UpstreamFailed("gone")))
     error, failed = read[-2:]
-    assert (error["type"], error["code"], error["message"]) == ("error", "upstream_unavailable", "gone")
+    flat = {"code": "upstream_unavailable", "message": "gone", "param": None}
+    assert {name: value for name, value in error.items() if name != "sequence_number"} == {
+        "type": "error",
+        **flat,
+        "error": {"type": "upstream_error", **flat},
+    }
     assert failed["type"] == "response.failed"
     assert failed["response"]["error"] == {"code": "server_error", "message": "gone"}
     assert failed["response"]["output"][0]["status"] == "incomplete"

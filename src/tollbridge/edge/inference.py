@@ -61,7 +61,7 @@ from tollbridge.wire import (
     responses_request,
 )
 from tollbridge.wire import errors as wire_errors
-from tollbridge.wire.exchange import Answer, Receipt
+from tollbridge.wire.exchange import Answer, Receipt, Stream
 from tollbridge.wire.request import Request
 
 _LOGGER = logging.getLogger("tollbridge")
@@ -335,7 +335,7 @@ class Inference:
             self._close_failed(call, failed)
             if not stream.started or stream.stream is None:
                 raise failed.error from failed
-            call.out.end(stream.stream.fail(failed.error))
+            call.break_off(stream.stream, failed.error)
             self._note(call, 200, code=failed.error.code)
             return
         except BaseException as error:
@@ -346,7 +346,7 @@ class Inference:
             else:
                 call.ended = self._close_stream(call, stream, ending)
                 if stream.started and stream.stream is not None:
-                    call.out.end(stream.stream.fail(Unavailable("The server stopped in the middle of its answer.")))
+                    call.break_off(stream.stream, Unavailable("The server stopped in the middle of its answer."))
                 raise
         closed = self._close_stream(call, stream, ending)
         if stream.left:
@@ -360,7 +360,7 @@ class Inference:
         assert said is not None
         assert route is not None
         if cause is pricing.Cause.UPSTREAM_FAILED:
-            call.out.end(said.fail(failed_midway(route)))
+            call.break_off(said, failed_midway(route))
         else:
             if cause is pricing.Cause.MONEY_RAN_OUT:
                 call.out.write(said.stop(ran_out(stream.ticket.refusal)))
@@ -390,18 +390,14 @@ class Inference:
             # The time for a graceful shutdown is over. `Downstream.ended` answers, where no answer has begun.
             self._note(call, 200 if call.out.response_started else Unavailable.status, code=Unavailable.code)
             raise error
-        else:
+        else:  # The fault is ours: the log has the details, the caller learns only that there was an error.
             _LOGGER.error("request %s failed", call.request_id, exc_info=error)
-            self._fail(call)
-
-    def _fail(self, call: "_Call") -> None:
-        """The fault is ours: the log has the details, the caller learns only that there was an error."""
-        error = InternalError("The server had an error while processing your request. Please try again.")
-        if call.out.response_started:
-            call.out.abort()
-        else:
-            call.refuse(error)
-        self._note(call, error.status, code=error.code)
+            ours = InternalError("The server had an error while processing your request. Please try again.")
+            if call.out.response_started:
+                call.out.abort()
+            else:
+                call.refuse(ours)
+            self._note(call, ours.status, code=ours.code)
 
     def _close_failed(self, call: "_Call", failed: AllFailed) -> None:
         ticket = call.ticket
@@ -580,6 +576,9 @@ class _Call(msgspec.Struct, eq=False):
         else:
             body = wire_errors.render(error, self.downstream.scope["headers"])
         self.respond(error.status, [JSON, *own], body)
+
+    def break_off(self, stream: Stream, error: ApiError) -> None:
+        self.out.end(stream.fail(error, self.downstream.scope["headers"]))
 
 
 OUTCOME_NAMES = {outcome: outcome.name.lower() for outcome in Outcome}

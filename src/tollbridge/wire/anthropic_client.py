@@ -41,7 +41,7 @@ from tollbridge.wire.conversation import (
     ToolStart,
 )
 from tollbridge.wire.dialect import Tail
-from tollbridge.wire.exchange import Names, Receipt
+from tollbridge.wire.exchange import Headers, Names, Receipt
 from tollbridge.wire.prompt import Prompt
 from tollbridge.wire.request import Request
 from tollbridge.wire.sse import LF
@@ -146,7 +146,7 @@ class AnthropicWriter:
         out.append(MESSAGE_STOP)
         return b"".join(out)
 
-    def fail(self, error: ApiError) -> bytes:
+    def fail(self, error: ApiError, asked: Headers = ()) -> bytes:
         return error_event(error)
 
     def _start(self) -> bytes:

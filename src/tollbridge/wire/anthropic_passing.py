@@ -34,7 +34,7 @@ from tollbridge.wire.anthropic_request import ORIGIN, budget_within, call_id
 from tollbridge.wire.anthropic_usage import Meter
 from tollbridge.wire.body import NOTHING
 from tollbridge.wire.event_reader import PIECES, EventStream, Metered, Produced
-from tollbridge.wire.exchange import Answer, Counter, Names, Outgoing, Receipt, Stream
+from tollbridge.wire.exchange import Answer, Counter, Headers, Names, Outgoing, Receipt, Stream
 from tollbridge.wire.heedless import anthropic_events
 from tollbridge.wire.openai_plain import PROBE
 from tollbridge.wire.openai_reply import read_fields
@@ -318,7 +318,7 @@ class PassedStream(Produced, EventStream):
         unfinished, self._open = sorted(self._open), set()
         return b"".join(map(block_stop, unfinished))
 
-    def fail(self, error: ApiError) -> bytes:
+    def fail(self, error: ApiError, asked: Headers = ()) -> bytes:
         return error_event(error)
 
     def _events_of(self, answer: Any) -> Iterable[Any]:

@@ -10,7 +10,7 @@ import msgspec
 from tollbridge.errors import ApiError, UpstreamError
 from tollbridge.values import Route, Usage
 from tollbridge.wire.conversation import Conversation, Document, Event, Finish, Image, Reply
-from tollbridge.wire.exchange import Names, Outgoing, Receipt
+from tollbridge.wire.exchange import Headers, Names, Outgoing, Receipt
 from tollbridge.wire.request import Request
 
 
@@ -34,8 +34,8 @@ class Writer(Protocol):
         """Close what is open, then finish, usage and the end."""
         ...
 
-    def fail(self, error: ApiError) -> bytes:
-        """The end of an answer that broke off: an event that says so. Nothing follows."""
+    def fail(self, error: ApiError, asked: Headers = ()) -> bytes:
+        """As of `exchange.Stream`."""
         ...
 
 

@@ -14,10 +14,13 @@ import msgspec
 from msgspec import Raw
 
 from tollbridge.errors import ApiError, ProtocolError, UpstreamError
+from tollbridge.wire.exchange import Headers
 from tollbridge.wire.openai_reply import read_any
 
 # `speakeasy-sdk/typescript 1.3.19 2.914.0 1.0.0 @openrouter/sdk`
 _OPENROUTERS_SDK = re.compile(rb"speakeasy-sdk/.*\bopenrouter\b")
+# `ai/7.0.173 ai-sdk-openai/4.0.118 runtime/node.js/22`, with a `/` before version 4
+_VERCELS_OPENAI = re.compile(rb"(.*\s)?ai-sdk[-/]openai/")
 
 MAX_RETRY_AFTER_S = 60.0
 MAX_MESSAGE = 300
@@ -65,24 +68,34 @@ class _Details(msgspec.Struct):
     retry_after: float | None = None
 
 
-def members(error: ApiError) -> dict[str, Any]:
-    """The top-level members of an error's body. `error` has all four keys, as in OpenAI's schema."""
-    return {
-        "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code},
-        "detail": error.message,
-        **{name: Raw(value) for name, value in error.extra.items()},
-    }
+def members(error: ApiError, asked: Headers = ()) -> dict[str, Any]:
+    """The top-level members of an error's body. `error` has all four keys, as in OpenAI's schema.
 
-
-def render(error: ApiError, asked: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
-    """The body of an error. `asked`: the request's headers, which tell whose client reads it.
-
-    OpenRouter's SDKs read a `code` only if it is the status, and without it none of the error. Ours is then beside it.
+    `asked`: the request's headers, which tell whose client reads it. OpenRouter's SDKs read a `code` only if it is the
+    status, and without it none of the error. Ours is then beside it, for whole answers and for events of a stream.
     """
-    body = members(error)
-    if any(name == b"user-agent" and _OPENROUTERS_SDK.match(value) for name, value in asked):
-        body["error"] |= {"code": error.status, "metadata": {"code": error.code}}
-    return msgspec.json.encode(body)
+    said: dict[str, Any] = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    if _asks(_OPENROUTERS_SDK, asked):
+        said |= {"code": error.status, "metadata": {"code": error.code, "error_type": error.code}}
+    return {"error": said, "detail": error.message, **{name: Raw(value) for name, value in error.extra.items()}}
+
+
+def render(error: ApiError, asked: Headers = ()) -> bytes:
+    """The body of an error. `asked`: as of `members`."""
+    return msgspec.json.encode(members(error, asked))
+
+
+def repeated(error: ApiError, asked: Headers) -> bytes:
+    """The event that follows a chunk of chat with an error, for Vercel's client of OpenAI, and nothing for others: it
+    reads an error only in an event without choices, as OpenAI sends it, and would take the answer for a whole one.
+    """
+    if not _asks(_VERCELS_OPENAI, asked):
+        return b""
+    return b"data: " + msgspec.json.encode(members(error)) + b"\n\n"
+
+
+def _asks(client: re.Pattern[bytes], asked: Headers) -> bool:
+    return any(name == b"user-agent" and client.match(value) for name, value in asked)
 
 
 def classify(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, now: float) -> UpstreamSaid:

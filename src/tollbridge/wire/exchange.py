@@ -1,11 +1,15 @@
 """One call of one route: what is sent, and what its answer means, in one form for every dialect."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import msgspec
 
 from tollbridge.errors import ApiError, UpstreamError
 from tollbridge.values import Usage
+
+# Those of a request, their names in lower case.
+Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -157,8 +161,10 @@ class Stream(Protocol):
         """End it early, as if a length limit had been reached, and say why. `end` follows."""
         ...
 
-    def fail(self, error: ApiError) -> bytes:
-        """The end of an answer that broke off: an event that says so. Nothing follows."""
+    def fail(self, error: ApiError, asked: Headers = ()) -> bytes:
+        """The end of an answer that broke off: an event that says so. Nothing follows. `asked`: the headers of the
+        caller's request, which tell whose client reads it.
+        """
         ...
 
 

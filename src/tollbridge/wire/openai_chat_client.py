@@ -38,7 +38,7 @@ from tollbridge.wire.conversation import (
     ToolStart,
 )
 from tollbridge.wire.dialect import Tail
-from tollbridge.wire.exchange import Names, Receipt
+from tollbridge.wire.exchange import Headers, Names, Receipt
 from tollbridge.wire.openai_chat_conversation import FORMATS, custom_names, hides_reasoning, is_legacy
 from tollbridge.wire.openai_parts import custom_input, drawn_member, url_citation
 from tollbridge.wire.openai_reply import FINISHES
@@ -280,9 +280,9 @@ class ChatWriter:
             for at, call, text in calls
         ]
 
-    def fail(self, error: ApiError) -> bytes:
+    def fail(self, error: ApiError, asked: Headers = ()) -> bytes:
         choice = {"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": "error"}
-        return self._own([choice], errors.members(error))
+        return self._own([choice], errors.members(error, asked)) + errors.repeated(error, asked)
 
     # --- One event ---
 

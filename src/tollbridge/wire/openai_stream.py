@@ -25,7 +25,7 @@ from tollbridge.values import Usage
 from tollbridge.wire import errors, sse
 from tollbridge.wire.body import NOTHING, NULL
 from tollbridge.wire.event_reader import PIECES, EventStream, Produced
-from tollbridge.wire.exchange import Counter, Names, Receipt
+from tollbridge.wire.exchange import Counter, Headers, Names, Receipt
 from tollbridge.wire.heedless import openai_events
 from tollbridge.wire.openai_answer import Shape
 from tollbridge.wire.openai_plain import PROBE, Around, Plain, around_text
@@ -130,12 +130,14 @@ class CompletionStream(Produced, EventStream):
             out.append(_encode(fields))
         return b"".join(out)
 
-    def fail(self, error: ApiError) -> bytes:
+    def fail(self, error: ApiError, asked: Headers = ()) -> bytes:
         choice = self._empty(0, "error")
         if self._shape.is_chat:
             choice["delta"] = {"content": ""}
         fields: dict[str, Any] = self._event([choice])
-        return b"".join(self._release()) + _encode(fields | errors.members(error))
+        return (
+            b"".join(self._release()) + _encode(fields | errors.members(error, asked)) + errors.repeated(error, asked)
+        )
 
     # --- One event ---
 

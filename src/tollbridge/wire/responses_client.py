@@ -37,7 +37,7 @@ from tollbridge.wire.conversation import (
     ToolStart,
 )
 from tollbridge.wire.dialect import Tail
-from tollbridge.wire.exchange import Names, Receipt
+from tollbridge.wire.exchange import Headers, Names, Receipt
 from tollbridge.wire.openai_parts import url_citation
 from tollbridge.wire.request import Request
 from tollbridge.wire.responses_conversation import wants_summary
@@ -193,11 +193,13 @@ class ResponsesWriter:
         self._emit(f"response.{ending.status}", {"response": self._frame.response(ending, self._output, more)})
         return self._taken()
 
-    def fail(self, error: ApiError) -> bytes:
+    def fail(self, error: ApiError, asked: Headers = ()) -> bytes:
         self._begin()
         self._status = "incomplete"
         self._close_all()
-        self._emit("error", {"code": error.code, "message": error.message, "param": error.param})
+        said = {"code": error.code, "message": error.message, "param": error.param}
+        # Documented flat and sent nested by OpenAI. Its SDK for Python raises an error only for what is nested.
+        self._emit("error", said | {"error": {"type": error.type, **said}})
         code = error.code if error.code in _CODES else "server_error"
         more = {"error": {"code": code, "message": error.message}}
         self._emit("response.failed", {"response": self._frame.response(Ending("failed"), self._output, more)})

@@ -25,7 +25,7 @@ from tollbridge.wire.conversation import (
 )
 from tollbridge.wire.dialect import Client, Reader, Tail, Writer
 from tollbridge.wire.event_reader import PIECES, Produced
-from tollbridge.wire.exchange import Counter, Names, Receipt
+from tollbridge.wire.exchange import Counter, Headers, Names, Receipt
 from tollbridge.wire.request import Request
 
 
@@ -149,8 +149,8 @@ class TranslatedStream(Produced):
             self._finishes.setdefault(choice, Finish("length", choice=choice))
         return b""
 
-    def fail(self, error: ApiError) -> bytes:
-        return self._writer.fail(error)
+    def fail(self, error: ApiError, asked: Headers = ()) -> bytes:
+        return self._writer.fail(error, asked)
 
     def _write(self, events: list[Event]) -> bytes:
         if not events or self._detail:

@@ -30,9 +30,9 @@ def load(file: Path, text: str, environ: Mapping[str, str] | None = None, **opti
     return read(Source(file, tuple(options.items())), environ or {})
 
 
-def complaint(file: Path, text: str, environ: Mapping[str, str] | None = None) -> str:
+def complaint(file: Path, text: str, environ: Mapping[str, str] | None = None, **options: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        load(file, text, environ)
+        load(file, text, environ, **options)
     return str(caught.value).replace(str(file), "FILE")
 
 
@@ -304,6 +304,12 @@ def test_what_is_nearer_wins_and_is_named(file: Path) -> None:
     assert entry(settings, "host") == ('"b.local"', "TOLLBRIDGE_HOST")
     assert entry(settings, "data_dir") == ('"x"', "tollbridge.toml:3")
     assert entry(settings, "database_url") == ('"sqlite:///x/tollbridge.db"', "default")
+
+
+def test_a_mistake_is_named_though_the_command_line_hides_it(file: Path) -> None:
+    assert complaint(file, 'port = "eighty"\n', port=3).startswith("FILE:1: port: ")
+    assert complaint(file, "", {"TOLLBRIDGE_PORT": "eighty"}, port=3).startswith("TOLLBRIDGE_PORT: ")
+    assert complaint(file, 'preset = "none"\n', preset="modelbridge").startswith("FILE:1: preset: ")
 
 
 def test_every_value_can_come_from_the_environment() -> None:

@@ -94,6 +94,8 @@ class _Reader:
         self._read_file()
         self._read_environment()
         for name, value in self._source.options:
+            if name in self._document:  # hidden from now on, and yet it must be right
+                self._parsed(_SETTINGS[_ROOT.name][name], self._document[name], (name,))
             self._put((name,), value, f"--{name.replace('_', '-')}")
         self._add_preset()
         self._add_places()
@@ -318,11 +320,7 @@ class _Reader:
             if setting.required:
                 raise self._mistake(path, self._missing(path))
             return None
-        kind = setting.kind
-        try:
-            parsed = kind.parse(self._resolved(value) if kind.secret else value)
-        except kinds.Wrong as error:
-            raise self._mistake((*path, *error.inside), str(error)) from None
+        parsed = self._parsed(setting, value, path)
         if path in {("secret",), ("secret_previous",)}:
             self._check_secret(path, parsed.reveal())
         origin = self._origin(path) if str(path[-1]) in raw else "default"
@@ -332,6 +330,12 @@ class _Reader:
                 f"{origin}: {shown_path(path)} is written out in the file: env:NAME or file:PATH keeps it elsewhere"
             )
         return parsed
+
+    def _parsed(self, setting: Setting, value: Any, path: Path) -> Any:
+        try:
+            return setting.kind.parse(self._resolved(value) if setting.kind.secret else value)
+        except kinds.Wrong as error:
+            raise self._mistake((*path, *error.inside), str(error)) from None
 
     def _resolved(self, raw: Any) -> Any:
         """The value, with references replaced by what they refer to."""

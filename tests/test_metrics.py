@@ -40,6 +40,7 @@ def test_what_was_answered_is_counted_once_it_is_asked_for() -> None:
             reply = await site.get("/metrics", {"authorization": ""})
             assert reply.status == 200
             assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+            assert reply.headers["x-request-id"].startswith("req_")
             found = read(reply.body.decode())
             chats = 'endpoint="/v1/chat/completions"'
             assert found[f'tollbridge_requests_total{{{chats},status="200"}}'] == 2

@@ -36,7 +36,7 @@ from tollbridge.limits.base import Limiter
 from tollbridge.store.db import Database
 from tollbridge.store.gauges import Gauges, gauges
 from tollbridge.store.ledger import Ledger
-from tollbridge.telemetry import RequestLine, RequestLog
+from tollbridge.telemetry import RequestIds, RequestLine, RequestLog
 from tollbridge.upstream.health import Health
 from tollbridge.upstream.opening import OpenUpstream
 
@@ -257,6 +257,7 @@ class Metrics:
         self._token = token
         self._public = public
         self._started = time.time()
+        self._request_id = RequestIds()
         self._gauges: Gauges | None = None
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
@@ -295,6 +296,7 @@ class Metrics:
             (b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),
             (b"content-length", b"%d" % len(body)),
             (b"cache-control", b"no-store"),
+            (b"x-request-id", self._request_id().encode()),
         ]
         if status == 401:
             headers.append((b"www-authenticate", b"Bearer"))

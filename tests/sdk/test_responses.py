@@ -51,6 +51,8 @@ def test_text_whole_and_streamed() -> None:
     def use(client: openai.OpenAI) -> None:
         answer = client.responses.create(model="m", input=QUESTION, instructions="Be brief.")
         assert (answer.status, answer.output_text) == ("completed", TEXT)
+        assert answer.completed_at is not None
+        assert 0 <= answer.completed_at - answer.created_at < 60
         assert answer.usage is not None
         assert (answer.usage.input_tokens, answer.usage.output_tokens) == USED
         with client.responses.stream(model="m", input=[{"role": "user", "content": QUESTION}]) as stream:

@@ -15,7 +15,12 @@ ID = "chatcmpl-ours-0123456789"
 MODEL = "acme/public-name"
 CREATED = 1_750_000_000
 RECEIPT = Receipt(
-    charge=b"0.000123", cost=b"0.0001", balance=b"9.999877", read_cost=b"0.00006", written_cost=b"0.00004"
+    charge=b"0.000123",
+    cost=b"0.0001",
+    balance=b"9.999877",
+    read_cost=b"0.00006",
+    written_cost=b"0.00004",
+    ended=CREATED + 9,
 )
 MONEY = {
     "cost": 0.000123,

@@ -130,6 +130,7 @@ def test_a_response_says_all_that_was_asked_and_what_it_cost() -> None:
         },
     )
     assert (body["id"], body["model"], body["created_at"], body["object"]) == (ID, MODEL, CREATED, "response")
+    assert body["completed_at"] == CREATED + 9
     assert (body["status"], body["error"], body["incomplete_details"]) == ("completed", None, None)
     assert (body["instructions"], body["temperature"], body["max_output_tokens"]) == ("Be brief", 0.5, 9)
     assert (body["metadata"], body["parallel_tool_calls"], body["store"]) == ({"a": "b"}, False, False)
@@ -337,6 +338,8 @@ def test_everything_that_opens_closes() -> None:
 def test_the_last_event_says_how_it_ended(finish: Finish, kind: str) -> None:
     read = streamed([TextDelta("a")], finish)
     assert read[-1]["type"] == kind
+    completed = CREATED + 9 if kind == "response.completed" else None
+    assert [event["response"]["completed_at"] for event in (read[0], read[-1])] == [None, completed]
     assert read[-1]["response"]["usage"]["cost"] == 0.000123
 
 

@@ -163,6 +163,7 @@ class Settlement:
             closed.byok,
             usd_bytes(closed.read_cost),
             usd_bytes(cost - closed.read_cost),
+            int(time.time()),
         )
 
     def credible(self, ticket: Ticket, reported: Usage) -> Usage | None:

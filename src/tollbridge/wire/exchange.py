@@ -17,6 +17,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
     `usage`: what was charged for, if it was counted here; None: what the provider reported. `byok`: the caller's own
     credential paid the provider, and the charge is the fee. `read_cost`, `written_cost`: what `cost` is the sum of.
+    `ended`: when the answer was complete, in epoch seconds.
     """
 
     charge: bytes
@@ -26,6 +27,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     byok: bool = False
     read_cost: bytes = b"0"
     written_cost: bytes = b"0"
+    ended: int | None = None
 
 
 class Names(msgspec.Struct, frozen=True, gc=False):

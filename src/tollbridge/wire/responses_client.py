@@ -97,7 +97,7 @@ class ResponsesClient:
         ending = objects.ending_of(finish, has_refusal=has_refusal)
         if ending.status == "incomplete" and output and output[-1]["type"] != objects.PICTURE:
             output[-1]["status"] = "incomplete"
-        return _encode(frame.response(ending, output, {"usage": objects.usage_of(reply.usage, receipt)}))
+        return _encode(frame.response(ending, output, objects.ended(ending, reply.usage, receipt)))
 
     def writer(self, request: Request, names: Names) -> "ResponsesWriter":
         return ResponsesWriter(_own(request), names)
@@ -187,7 +187,7 @@ class ResponsesWriter:
         ending = objects.ending_of(finish, has_refusal=self._has_refusal)
         self._status = ending.status
         self._close_all()
-        more: dict[str, Any] = {"usage": objects.usage_of(tail.usage, tail.receipt)}
+        more = objects.ended(ending, tail.usage, tail.receipt)
         if tail.detail:
             more["detail"] = tail.detail
         self._emit(f"response.{ending.status}", {"response": self._frame.response(ending, self._output, more)})

@@ -127,6 +127,14 @@ def _tools(fields: dict[str, Raw]) -> list[dict[str, Raw]]:
     return tools
 
 
+def ended(ending: Ending, counted: Usage | None, receipt: Receipt | None) -> dict[str, Any]:
+    """The members of a response that has ended. Its time is told only of one that is complete."""
+    shown: dict[str, Any] = {"usage": usage_of(counted, receipt)}
+    if receipt is not None and ending.status == "completed":
+        shown["completed_at"] = receipt.ended
+    return shown
+
+
 def usage_of(counted: Usage | None, receipt: Receipt | None) -> dict[str, Any] | None:
     if receipt is not None and receipt.usage is not None:
         counted = receipt.usage

@@ -29,6 +29,7 @@ async function refused(call) {
 
 const whole = await ask({});
 const streamed = await read(await ask({ stream: true }));
+const asked = await read(await ask({ stream: true, streamOptions: { includeUsage: true } }));
 const called = await ask({ tools });
 const response = await client.responses.send({ responsesRequest: { model: "m", input: "hi" } });
 let completed;
@@ -46,6 +47,7 @@ console.log(
     costs: [whole.usage.cost, whole.usage.costDetails],
     streamed: streamed.text,
     streamedCosts: streamed.usage.costDetails,
+    asked: [asked.text, asked.usage.cost],
     called: called.choices[0].message.toolCalls[0].function,
     response: response.usage.costDetails,
     completed,

@@ -77,7 +77,8 @@ def _whole(text: str, tool: Call | None, *, thinks: bool) -> Json:
 def _spoken(text: str) -> Sequence[bytes]:
     words = [word + " " for word in text.split(" ")]
     words[-1] = words[-1].strip()
-    return [*map(chunk, words), chunk(finish="stop"), usage_chunk(*USED), DONE]
+    nulls = {"system_fingerprint": None, "usage": None}  # as from OpenAI, until usage comes
+    return [*(chunk(word, **nulls) for word in words), chunk(finish="stop", **nulls), usage_chunk(*USED), DONE]
 
 
 def _calling(tool: Call) -> Sequence[bytes]:

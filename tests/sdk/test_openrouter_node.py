@@ -24,12 +24,13 @@ def test_openrouters_sdk_reads_answers_costs_lists_and_errors(node_modules: Path
             base = f"http://127.0.0.1:{site.port}/v1"
             said = json.loads(await output("node", str(PROGRAM), BASE_URL=base, API_KEY=site.key))
             _, total, kind = said.pop("generation")
-            spent = sum(row["charge"] for row in await site.settled(6)) / 1e9
+            spent = sum(row["charge"] for row in await site.settled(7)) / 1e9
             assert said == {
                 "text": TEXT,
                 "costs": [COST, CHAT],
                 "streamed": TEXT,
                 "streamedCosts": CHAT,
+                "asked": [TEXT, COST],
                 "called": {"name": "weather", "arguments": json.dumps(ARGUMENTS)},
                 "response": RESPONSE,
                 "completed": RESPONSE,

@@ -6,6 +6,7 @@ heads.py        the headers of a request that matter, and the names of our own
 paths.py        paths that are nearly right
 bodies.py       Bodies: large bodies are read when there is memory for them
 recorder.py     Recorder: a Downstream that keeps an answer for its Idempotency-Key
+nullless.py     Nullless: a Downstream for OpenRouter's SDKs, which refuse the nulls of chunks
 downstream.py   Downstream: one request as the application sees it; answers synchronously, tells when the client leaves
 connection.py   Connection: uvicorn's HTTP protocol with deadlines, caps and strict framing; ServerLimits
 repeats.py      KnownHead: a head like the one before it on its connection, which is not parsed again

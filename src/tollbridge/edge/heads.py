@@ -8,6 +8,7 @@ import msgspec
 from tollbridge.core import money
 from tollbridge.errors import InvalidRequest, UnsupportedMediaType
 from tollbridge.gateway.replays import HEADER
+from tollbridge.wire.errors import is_openrouters
 
 FORWARDED = b"x-forwarded-for"
 CORS = (b"access-control-allow-origin: *", b"access-control-expose-headers: *")
@@ -34,6 +35,8 @@ class Head(NamedTuple):
     is_plain: bool = False
     # Whether it comes from a client of Anthropic's.
     is_anthropic: bool = False
+    # Whether it comes from an SDK of OpenRouter's.
+    is_openrouters: bool = False
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -95,6 +98,7 @@ def read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
         get(b"anthropic-beta"),
         get(b"content-type") == b"application/json" and b"content-encoding" not in found and max_cost not in found,
         b"anthropic-version" in found,
+        is_openrouters(get(b"user-agent", b"")),
     )
 
 

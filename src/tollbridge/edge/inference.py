@@ -24,6 +24,7 @@ from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.heads import CORS, PREFLIGHT, Head, Names, check_head, check_media, listable, read_cap, read_head
 from tollbridge.edge.listings import Listings
 from tollbridge.edge.lookups import PATHS, Lookups
+from tollbridge.edge.nullless import Nullless
 from tollbridge.edge.paths import not_here
 from tollbridge.edge.recorder import Recorder
 from tollbridge.edge.server import LoopLag
@@ -245,7 +246,7 @@ class Inference:
                 recorder = call.out = Recorder(downstream, self._replays.max_answer)
             try:
                 if request.stream:
-                    await self._stream(call, ticket)
+                    await self._stream(call, ticket, head)
                 else:
                     await self._answer(call, ticket)
             finally:
@@ -289,10 +290,9 @@ class Inference:
         closed = self._settlement.close(ticket, route, ending)
         receipt = await self._settlement.receipt(closed)
         body = answer.render(receipt)
-        headers = call.headers
-        headers.append(JSON)
-        self._tell(headers, ticket, route, receipt, b"final")
-        call.out.respond(200, headers, body)
+        call.headers.append(JSON)
+        self._tell(call.headers, ticket, route, receipt, b"final")
+        call.out.respond(200, call.headers, body)
         if ticket.share is not None:
             call.downstream.when_taken(ticket.let_go, TAKE_S + len(body) / TAKE_RATE)
         self._note_closed(call, 200, closed, route)
@@ -317,7 +317,10 @@ class Inference:
             cause=pricing.FINISHED, reported=reported, counted=counted, produced=produced, finish=answer.finish
         )
 
-    async def _stream(self, call: "_Call", ticket: Ticket) -> None:
+    async def _stream(self, call: "_Call", ticket: Ticket, head: Head) -> None:
+        if head.is_openrouters and call.path == "/v1/chat/completions":
+            call.out = Nullless(call.out)
+
         def headers(route: Route) -> list[bytes]:
             held = money.usd_bytes(ticket.held)
             told = [*SSE_HEADERS, *call.headers]
@@ -553,7 +556,7 @@ class _Call(msgspec.Struct, eq=False):
     """One request while it is answered. `out`: where the answer goes; `ended`: the bill of a call that failed."""
 
     downstream: Downstream
-    out: Downstream | Recorder
+    out: Downstream | Recorder | Nullless
     request_id: str
     path: str
     headers: list[bytes]

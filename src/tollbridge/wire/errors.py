@@ -75,7 +75,7 @@ def members(error: ApiError, asked: Headers = ()) -> dict[str, Any]:
     status, and without it none of the error. Ours is then beside it, for whole answers and for events of a stream.
     """
     said: dict[str, Any] = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    if _asks(_OPENROUTERS_SDK, asked):
+    if any(name == b"user-agent" and is_openrouters(value) for name, value in asked):
         said |= {"code": error.status, "metadata": {"code": error.code, "error_type": error.code}}
     return {"error": said, "detail": error.message, **{name: Raw(value) for name, value in error.extra.items()}}
 
@@ -89,13 +89,14 @@ def repeated(error: ApiError, asked: Headers) -> bytes:
     """The event that follows a chunk of chat with an error, for Vercel's client of OpenAI, and nothing for others: it
     reads an error only in an event without choices, as OpenAI sends it, and would take the answer for a whole one.
     """
-    if not _asks(_VERCELS_OPENAI, asked):
+    if not any(name == b"user-agent" and _VERCELS_OPENAI.match(value) for name, value in asked):
         return b""
     return b"data: " + msgspec.json.encode(members(error)) + b"\n\n"
 
 
-def _asks(client: re.Pattern[bytes], asked: Headers) -> bool:
-    return any(name == b"user-agent" and client.match(value) for name, value in asked)
+def is_openrouters(agent: bytes) -> bool:
+    """Whether a `User-Agent` is that of an SDK of OpenRouter's."""
+    return _OPENROUTERS_SDK.match(agent) is not None
 
 
 def classify(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, now: float) -> UpstreamSaid:

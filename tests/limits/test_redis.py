@@ -222,6 +222,39 @@ def test_a_nodes_clock_that_jumps_neither_frees_nor_freezes(
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_servers_clock_that_is_set_back_refuses_nobody_for_longer_than_a_minute(valkey: Valkey, strict: bool) -> None:
+    """Or one that takes over from a server whose clock was ahead."""
+
+    async def run() -> None:
+        limiter = RedisLimiter(valkey.url(), "node")
+        await limiter.start()
+        scope = Scope("account/1", Rule(requests=20, strict=strict))
+        # As if all of it had been taken just now, by a clock that was an hour ahead.
+        hence = (int(time.time()) + 3_600) * 1_000_000
+        valkey.command("ZADD", "tollbridge:nodes", str(hence), "node")
+        if strict:
+            valkey.command("ZADD", "tollbridge:account/1:requests:log", str(hence), "1:20")
+        else:
+            valkey.command("SET", "tollbridge:account/1:requests", str(hence + 60_000_000))
+        refused = await limiter.take(2, [scope], 0, 0)
+        assert isinstance(refused, Exceeded)
+        assert refused.retry_after <= (60 if strict else 3)
+        # Time goes on from there.
+        other = Scope("account/2", Rule(requests=20, strict=strict))
+        for number in range(20):
+            assert isinstance(await limiter.take(3 + number, [other], 0, 0), Grant)
+        refused = await limiter.take(99, [other], 0, 0)
+        assert isinstance(refused, Exceeded)
+        assert 0 < refused.retry_after <= 60
+        if not strict:
+            await asyncio.sleep(refused.retry_after)
+            assert isinstance(await limiter.take(100, [other], 0, 0), Grant)
+        await limiter.stop()
+
+    asyncio.run(run())
+
+
 def test_a_server_that_was_never_there_does_not_keep_a_process_from_starting() -> None:
     async def run() -> None:
         limiter = RedisLimiter("redis://127.0.0.1:1/0", "node")

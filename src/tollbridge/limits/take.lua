@@ -1,4 +1,5 @@
--- Takes, looks and returns of many requests at once, each atomic, all at one moment of this server's clock.
+-- Takes, looks and returns of many requests at once, each atomic, all at one moment of this server's clock. When that is
+-- set back, time goes on from where it was: else what was taken before would count until the clock is there again.
 --
 -- ARGV[1]  JSON: a list of operations
 --            {"op": "take" | "look", "id": text, "least": n, "tokens": n, "scopes": [{name, requests, tokens, places, strict}]}
@@ -258,6 +259,14 @@ local function free(op)
 end
 
 local silent = { back = give_back, note = note, keep = keep, free = free }
+
+local ahead = number(prefix .. 'ahead')
+local latest = redis.call('ZRANGE', prefix .. 'nodes', -1, -1, 'WITHSCORES')
+now = now + ahead
+if #latest > 0 and tonumber(latest[2]) > now then
+  ahead, now = ahead + tonumber(latest[2]) - now, tonumber(latest[2])
+  redis.call('SET', prefix .. 'ahead', text(ahead))
+end
 
 redis.call('ZADD', prefix .. 'nodes', text(now), ARGV[3])
 redis.call('ZREMRANGEBYSCORE', prefix .. 'nodes', '-inf', text(now - MINUTE))

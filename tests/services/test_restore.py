@@ -7,11 +7,12 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.services.conftest import World, prove, spend
 from tests.services.test_accounts import a_key, make
 
-from tollbridge.config import Settings, Source, read
+from tollbridge.config import Secret, Settings, Source, read
 from tollbridge.errors import ConfigError, TollbridgeError
 from tollbridge.services import accounts
 from tollbridge.services.restore import restore
@@ -198,6 +199,20 @@ def test_a_wrong_backup_changes_nothing(
     with pytest.raises(TollbridgeError, match=says):
         asyncio.run(restore(settings, tmp_path / "copy.db"))
     assert {**files(sqlite_world), "tollbridge.db-lock": b""} == {**before, "tollbridge.db-lock": b""}
+
+
+def test_a_refused_backup_leaves_nothing_where_nobody_served(
+    sqlite_world: World, settings: Settings, tmp_path: Path
+) -> None:
+    fill(sqlite_world, settings)
+    back_up(sqlite_world.url, tmp_path / "copy.db")
+    (tmp_path / "text.db").write_text("not a database")
+    elsewhere = msgspec.structs.replace(settings, database_url=Secret(f"sqlite:///{tmp_path}/new/tollbridge.db"))
+    with pytest.raises(ConfigError, match=r"text\.db: "):
+        asyncio.run(restore(elsewhere, tmp_path / "text.db"))
+    assert not list((tmp_path / "new").iterdir())
+    assert asyncio.run(restore(elsewhere, tmp_path / "copy.db")) is None
+    assert (tmp_path / "new/tollbridge.db").exists()
 
 
 def test_a_damaged_file_is_no_backup(sqlite_world: World, settings: Settings, tmp_path: Path) -> None:

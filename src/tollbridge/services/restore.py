@@ -21,11 +21,14 @@ async def restore(settings: Settings, source: Path) -> Path | None:
     url = settings.database_url.reveal()
     place = backup.file_of(url)
     lock = FileLock(place)
-    lock.acquire()
+    # Where nobody ever served, the lock's file is not made before the backup has proved good.
+    if lock.path.exists():
+        lock.acquire()
     try:
         draft = backup.stage(source, place)
         try:
             await _look_through(f"sqlite:///{draft}", settings)
+            lock.acquire()
             kept = backup.put_in_place(draft, place)
             # What it says about the latest heartbeat is true only of the old database.
             lock.path.write_bytes(b"")

@@ -48,6 +48,7 @@ def stage(source: Path, place: Path) -> Path:
         raise ConfigError(f"{source}: there is no such file")
     draft = _beside(place)
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
         _copy(source, draft)
         _check(draft)
     except (OSError, sqlite3.Error) as error:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 from functools import cache
 from typing import Any
 from urllib.parse import parse_qs
@@ -150,6 +151,31 @@ def test_one_exchange_serves_all_who_wait_and_lasts_until_it_is_renewed_beside_t
             await token.pool.close()
         assert forms[0]["grant_type"] == ["urn:ietf:params:oauth:grant-type:jwt-bearer"]
         assert forms[0]["assertion"][0].count(".") == 2
+
+    run(loop, main())
+
+
+@both_loops
+def test_a_token_ends_when_it_ends_whatever_the_machine_s_time_is_set_to(
+    loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal asked
+        while True:
+            await peer.request()
+            asked += 1
+            await peer.send(granted(f"token-{asked}", 1))
+
+    async def main() -> None:
+        now = time.time()
+        async with BadServer(script) as server:
+            token = AccessToken(account(f"{server.url}/token"))
+            await token.headers()
+            monkeypatch.setattr(time, "time", lambda: now - 3_600)
+            assert await token.headers() == ((b"authorization", b"Bearer token-2"),)
+            await token.pool.close()
 
     run(loop, main())
 

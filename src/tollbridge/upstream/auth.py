@@ -119,16 +119,16 @@ _decode_granted = msgspec.json.Decoder(_Granted).decode
 class AccessToken:
     """An access token of a Google service account, kept fresh by one exchange an hour for all calls.
 
-    From https://developers.google.com/identity/protocols/oauth2/service-account#httprest. `clock` is epoch seconds;
-    the owner of this object closes `pool`.
+    From https://developers.google.com/identity/protocols/oauth2/service-account#httprest. `clock`: seconds that no
+    setting of the machine's time changes; the owner of this object closes `pool`.
     """
 
-    def __init__(self, account: ServiceAccount, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, account: ServiceAccount, clock: Callable[[], float] | None = None) -> None:
         parts = urlsplit(account.token_uri)
         self.pool = Pool(f"{parts.scheme}://{parts.netloc}", Limits(first_byte=10.0, total=20.0, max_connections=2))
         self._target = (parts.path or "/").encode("ascii")
         self._account = account
-        self._clock = clock
+        self._clock = clock or _uptime
         self._headers: Headers = ()
         self._expires = 0.0
         self._try_at = 0.0
@@ -155,7 +155,7 @@ class AccessToken:
     async def _renew(self, now: float) -> None:
         self._try_at = now + _BACK_OFF_S
         try:
-            granted = await self._exchange(now)
+            granted = await self._exchange(int(time.time()))
         except UpstreamError as error:
             self._failure = error
             return
@@ -164,8 +164,8 @@ class AccessToken:
         self._expires = now + granted.expires_in
         self._try_at = 0.0
 
-    async def _exchange(self, now: float) -> _Granted:
-        form = urlencode({"grant_type": _GRANT, "assertion": assertion(self._account, int(now))}).encode("ascii")
+    async def _exchange(self, now: int) -> _Granted:
+        form = urlencode({"grant_type": _GRANT, "assertion": assertion(self._account, now)}).encode("ascii")
         response = await self.pool.open(b"POST", self._target, _FORM, form)
         body = await response.read()
         if response.status != 200:
@@ -174,6 +174,11 @@ class AccessToken:
             return _decode_granted(body)
         except msgspec.DecodeError:
             raise ProtocolError("the token endpoint's answer holds no token") from None
+
+
+def _uptime() -> float:
+    """Seconds, those included in which the machine slept: a token does not wait for it."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def assertion(account: ServiceAccount, now: int) -> str:

@@ -118,6 +118,34 @@ def test_after_an_outage_of_the_database_nobody_is_taken_for_dead(ledger_engine:
     asyncio.run(main())
 
 
+def test_after_a_jump_of_the_clock_nobody_is_taken_for_dead(
+    ledger_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor before the next beat, when all holds look expired and everybody else silent."""
+
+    async def main() -> None:
+        async with serving(ledger_engine) as books:
+            process = peer(books)
+            epoch, customer = await another(books)
+            await process.beat()
+            mine = await books.held(customer, 50)
+            heard_all_the_time(process)
+            now = await books.database.now()
+
+            async def later() -> int:
+                return now + 3_600_000
+
+            monkeypatch.setattr(books.database, "now", later)
+            assert await process.sweep(books.ledger) == 0
+            await process.beat()
+            assert await process.sweep(books.ledger) == 0
+            rows = await books.database.fetch("SELECT fenced_at FROM process WHERE epoch = $1", epoch)
+            assert rows == [(None,)]
+            assert (await books.end(mine, customer, 20)).charged == 20
+
+    asyncio.run(main())
+
+
 def test_a_hold_that_has_expired_is_ended_though_its_process_lives(ledger_engine: Engine) -> None:
     async def main() -> None:
         async with serving(ledger_engine) as books:

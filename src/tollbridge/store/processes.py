@@ -82,6 +82,8 @@ class FileLock:
 
     def acquire(self) -> None:
         """ConfigError: another server has it. The lock is released when the process ends, however that happens."""
+        if self._file is not None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -171,7 +173,10 @@ class Process:
         # Expiry is subject to Rule 3 too: if time jumped, all holds look expired.
         if time.monotonic() - self._heard_since < TTL_MS // 1000:
             return count
-        now = await self._database.now()
+        at, now = time.monotonic(), await self._database.now()
+        # Nor has the next beat noticed yet that it did.
+        if self._last is not None and self._missed(at, now, *self._last):
+            return count
         for epoch, _, _, _, heartbeat_at in await self._others():
             if heartbeat_at < now - TTL_MS:
                 count += await self._bury(ledger, epoch, unless_heard_since=now - TTL_MS)

@@ -13,7 +13,7 @@ from tests.store.books import Books, Customer, Engine, assert_verified, serving
 from tollbridge.errors import ConfigError
 from tollbridge.store import processes
 from tollbridge.store.db import sqlite_path
-from tollbridge.store.processes import TTL_MS, Fenced, Process, begin
+from tollbridge.store.processes import TTL_MS, Fenced, FileLock, Process, begin
 from tollbridge.values import Outcome
 
 
@@ -142,6 +142,29 @@ def test_after_a_jump_of_the_clock_nobody_is_taken_for_dead(
             rows = await books.database.fetch("SELECT fenced_at FROM process WHERE epoch = $1", epoch)
             assert rows == [(None,)]
             assert (await books.end(mine, customer, 20)).charged == 20
+
+    asyncio.run(main())
+
+
+def test_a_file_is_served_from_again_though_the_power_failed_after_the_clock_was_set_back(
+    sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written to the lock's file last is lost then, and the heartbeat before it may be the later one."""
+
+    async def main() -> None:
+        path = FileLock(sqlite_path(sqlite_engine.url)).path
+        async with serving(sqlite_engine) as books:
+            await books.process.beat()
+            mark, now = path.read_bytes(), await books.database.now()
+
+            async def earlier() -> int:
+                return now - 3_600_000
+
+            monkeypatch.setattr(books.database, "now", earlier)
+            await books.process.beat()
+        path.write_bytes(mark)
+        async with serving(sqlite_engine):
+            pass
 
     asyncio.run(main())
 

@@ -122,6 +122,7 @@ class Process:
         self._file = None if lock is None else _file_at(lock.database)
         self._heard_since = time.monotonic()
         self._last: tuple[float, int] | None = None
+        self._noted = 0
         self._apart = False
         # For each living epoch, the ids up to which nothing was open at the last sweep but one, and at the last one.
         self._closed: dict[int, tuple[int, int]] = {}
@@ -138,13 +139,14 @@ class Process:
         if apart and not self._apart:
             _log.warning("this machine's clock is %s: set both by NTP; see `tollbridge doctor`", apart)
         self._apart = bool(apart)
+        noted = self._to_note(now)
         beaten = await self._database.execute(
-            "UPDATE process SET heartbeat_at = $2 WHERE epoch = $1 AND fenced_at IS NULL", self.epoch, now
+            "UPDATE process SET heartbeat_at = $2 WHERE epoch = $1 AND fenced_at IS NULL", self.epoch, noted
         )
         if not beaten:
             raise Fenced("this process was taken for dead: its holds are being ended, and it must be started again")
         if self._lock is not None:
-            self._lock.write_mark(Mark(self.epoch, now))
+            self._lock.write_mark(Mark(self.epoch, noted))
         at = time.monotonic()
         if self._last is not None and self._missed(at, now, *self._last):
             self._heard_since = at
@@ -153,6 +155,15 @@ class Process:
     def unheard(self) -> float:
         """Seconds since the database last took a beat, or since the start."""
         return time.monotonic() - (self._heard_since if self._last is None else self._last[0])
+
+    def _to_note(self, now: int) -> int:
+        """The heartbeat to keep, which in a file never goes back, as clocks do.
+
+        A power failure may leave the mark before the last one.
+        """
+        if self._lock is not None:
+            now = self._noted = max(now, self._noted)
+        return now
 
     def _missed(self, at: float, now: int, last_at: float, last_now: int) -> bool:
         """Whether a beat is overdue since the last one, or a clock jumped."""
@@ -187,7 +198,7 @@ class Process:
     async def finish(self) -> None:
         """End this process in order; nothing of it is open. A database that is away is not told: others will notice."""
         try:
-            now = await self._database.now()
+            now = self._to_note(await self._database.now())
             await self._database.execute(
                 "UPDATE process SET heartbeat_at = $2, stopped_at = $2 WHERE epoch = $1", self.epoch, now
             )

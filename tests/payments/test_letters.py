@@ -38,6 +38,7 @@ def test_a_receipt_says_what_was_bought_and_its_tax(sqlite_world: World, percent
         [letter] = letters
         assert (letter.recipient, letter.subject) == ("ada@example.com", "Tollbridge: Receipt INV-000001")
         assert f"your payment has arrived: 10 USD of credit{tax}. Credit never" in letter.text
+        assert "/dashboard/billing/invoices\n" in letter.text
 
     subscribing(sqlite_world, scenario, stripe__automatic_tax="true" if percent else "false")
 

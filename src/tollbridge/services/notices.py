@@ -24,7 +24,7 @@ def receipt(name: str, url: str, recipient: str, payment: Payment, number: str) 
         f"{name}: Receipt {number}",
         f"Hello,\n\nyour payment has arrived: {format_usd(payment.amount)} USD of credit"
         + (f", and {format_usd(payment.tax)} USD of tax" if payment.tax else "")
-        + f". Credit never expires. Your invoice {number} is here:\n\n    {url}{_PAGE}\n\n{name}\n",
+        + f". Credit never expires. Your invoice {number} is here:\n\n    {url}{_PAGE}/invoices\n\n{name}\n",
     )
 
 

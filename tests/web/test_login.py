@@ -432,6 +432,22 @@ def test_a_log_in_leads_back_to_where_one_wanted_to_go_and_nowhere_else() -> Non
     run(test())
 
 
+def test_who_has_no_account_yet_signs_up_and_goes_on_to_where_they_wanted() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            wanted = "/playground?model=maker/m&x=1"
+            asked = (await visitor.get(wanted)).headers["location"]
+            [sign_up] = re.findall(r'href="(/auth/register[^"]*)"', (await visitor.get(asked)).text)
+            [log_in] = re.findall(r'href="(/auth/login[^"]*)"', (await visitor.get(html.unescape(sign_up))).text)
+            assert html.unescape(log_in) == asked
+            fields = {"email": "ada@example.com", "password": PASSWORD, "consent": "1"}
+            signed_up = await visitor.post(html.unescape(sign_up), fields)
+            assert (signed_up.status_code, signed_up.headers["location"]) == (303, wanted)
+            assert (await visitor.get(html.unescape(sign_up))).headers["location"] == wanted
+
+    run(test())
+
+
 def test_who_is_invited_and_has_to_confirm_their_address_first_is_led_to_the_invitation() -> None:
     async def test() -> None:
         async with house(MAIL) as site:

@@ -1,6 +1,7 @@
 """Who belongs to an account: invited, hired, removed, and who may do that."""
 
 import asyncio
+import html
 import re
 
 import pytest
@@ -20,6 +21,11 @@ def test_who_is_invited_joins_with_their_role_and_can_be_removed() -> None:
             token = await token_to(site, "bob@example.com")
             wrong = await registered(site, "eve@example.com")
             assert (await wrong.post("/auth/invitation", {"token": token})).status_code == 400
+            # Logging out as somebody else leads back to the invitation.
+            page = await wrong.get(f"/auth/invitation?token={token}")
+            [log_out] = re.findall(r'action="(/auth/logout[^"]*)"', page.text)
+            assert (await wrong.post(html.unescape(log_out))).headers["location"] == f"/auth/invitation?token={token}"
+            assert "Log in to join" in shown(await wrong.get(f"/auth/invitation?token={token}"))
             assert "billing" in shown(await bob.get(f"/auth/invitation?token={token}"))
             assert (await bob.post("/auth/invitation", {"token": token})).status_code == 303
             assert "ada@example.com" in shown(await bob.get("/dashboard"))

@@ -44,7 +44,7 @@ def _with_query(visit: Visit, path: str) -> str:
 
 async def register_form(visit: Visit) -> Response:
     if visit.presence is not None:
-        return visit.redirect("/dashboard")
+        return visit.redirect(visit.next_path())
     visit.shared.desk.passwords.get_ready()
     return _register_page(visit, Form({"email": visit.query("email")}))
 
@@ -169,7 +169,7 @@ async def log_out(visit: Visit) -> Response:
     if presence is not None:
         await sessions.end(visit.shared.database, presence.user, presence.session.public_id)
     visit.log_out()
-    return visit.redirect("/auth/login?notice=out")
+    return visit.redirect(visit.next_path() if visit.query("next") else "/auth/login?notice=out")
 
 
 PAGES = (

@@ -69,6 +69,21 @@ def test_a_plan_is_written_about_when_it_is_paid_cannot_be_and_has_ended(sqlite_
     subscribing(sqlite_world, scenario)
 
 
+def test_nobody_is_written_to_about_the_plan_of_a_closed_account(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        letters = written(till)
+        name = await subscribed(till)
+        await till.database.execute("UPDATE account SET email = public_id || '@closed.invalid'")
+        await later(till, 30)
+        till.stripe.bill(name, pays=False)
+        await till.send(*till.stripe.events[-2:])
+        await later(till, 8)
+        await catch_up(till)
+        assert [each.subject for each in letters] == ["Tollbridge: Receipt INV-000001"]
+
+    subscribing(sqlite_world, scenario)
+
+
 def test_a_card_that_is_declined_three_times_is_written_about_once(sqlite_world: World) -> None:
     async def scenario(till: Till) -> None:
         await ready(till)

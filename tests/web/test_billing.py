@@ -249,6 +249,23 @@ def test_who_left_an_account_to_somebody_else_is_not_told_what_it_has_left() -> 
     run(test())
 
 
+def test_nobody_is_told_what_a_closed_account_has_left() -> None:
+    async def test() -> None:
+        async with house("[billing]\nlow_balance_usd = [50]\n") as site:
+            desk = site.gateway._desk
+            assert desk is not None
+            for email in ("ada@example.com", "eve@example.com"):
+                visitor = await registered(site, email)
+                payment = (await ordered(visitor, method="demo")).partition("payment=")[2]
+                await visitor.post(f"{BILLING}/payments/{payment}/demo")
+                if email == "ada@example.com":
+                    assert (await visitor.post("/dashboard/settings/close", {"typed": email})).status_code == 303
+            assert await tell_low_balances(desk) == 1
+            assert (await letters(site))[0][0] == "eve@example.com"
+
+    run(test())
+
+
 def test_an_account_is_warned_where_it_wants_to_be() -> None:
     async def test() -> None:
         async with house() as site:

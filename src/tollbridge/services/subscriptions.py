@@ -393,6 +393,8 @@ class Subscriptions:
         # An account that the operator put on another plan meanwhile stays there.
         if done.ends and account.plan == ours.plan:
             await self._put_on(transaction, account, after.name, now)
+        if account.closed:
+            return  # its address is nobody's
         to = await members.recipient(transaction, account.id, account.email)
         if done.ends:
             letter = notices.plan_ended(terms.brand, terms.url, to, (title, after.title or "pay as you go"))

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from tollbridge.store.accounts import IS_CLOSED
 from tollbridge.store.db import Transaction
 from tollbridge.store.rows import read_first
 
@@ -103,12 +104,12 @@ async def failed(transaction: Transaction, payment_id: int, most: int, why: str)
 async def low(database: Transaction, threshold: int, count: int) -> list[Low]:
     """Accounts that bought credit, have less than `threshold` left, and were not told of this threshold or a lower one.
 
-    Accounts that chose a threshold of their own are left out.
+    Accounts that chose a threshold of their own are left out, and closed ones, whose address is nobody's.
     """
     rows = await database.fetch(
-        "SELECT account.id, email, paid + promo - held FROM account "
+        "SELECT account.id, email, paid + promo - held FROM account "  # noqa: S608
         "JOIN balance ON balance.account_id = account.id LEFT JOIN low_balance ON low_balance.account_id = account.id "
-        "WHERE paid + promo - held < $1 AND (threshold IS NULL OR threshold > $1) AND EXISTS "
+        f"WHERE paid + promo - held < $1 AND NOT {IS_CLOSED} AND (threshold IS NULL OR threshold > $1) AND EXISTS "
         "(SELECT 1 FROM payment WHERE payment.account_id = account.id AND status = 'paid' "
         "AND origin <> 'subscription') AND NOT EXISTS "
         "(SELECT 1 FROM balance_alert WHERE balance_alert.account_id = account.id) ORDER BY account.id LIMIT $2",

@@ -236,7 +236,9 @@ def test_a_part_of_a_payment_that_is_refunded_twice_by_the_same_form_goes_back_o
             for amount, status in (("4", 303), ("4", 303), ("3", 422)):
                 fields = {"payment": payment, "amount": amount, "reason": "asked for", "once": once}
                 assert (await boss.post("/admin/payments/refund", fields)).status_code == status, amount
-            assert amounts((await ada.get(BILLING)).text)[1] == "6"
+            page = await ada.get(BILLING)
+            assert amounts(page.text)[1] == "6"
+            assert "Paid 4.00 returned" in shown(page)
             [again] = re.findall(r'name="once" value="([^"]+)"', (await boss.get("/admin/payments")).text)
             fields = {"payment": payment, "amount": "4", "reason": "and this", "once": again}
             assert (await boss.post("/admin/payments/refund", fields)).status_code == 303

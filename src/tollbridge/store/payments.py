@@ -175,6 +175,16 @@ async def reversals(transaction: Transaction, payment_id: int) -> list[Reversal]
     return read_all(Reversal, rows)
 
 
+async def gone_back(database: Database, account_id: int) -> dict[int, int]:
+    """What went back of an account's payments, or is on its way: nano-USD, tax included, by the payment's row."""
+    rows = await database.fetch(
+        "SELECT payment_id, CAST(SUM(reversal.amount) AS BIGINT) FROM reversal JOIN payment ON payment.id = payment_id "
+        "WHERE payment.account_id = $1 AND reversal.state <> $2 GROUP BY payment_id",
+        *(account_id, State.RETURNED.value),
+    )
+    return {int(payment): int(amount) for payment, amount in rows}
+
+
 async def requested(database: Transaction, before: int) -> list[Reversal]:
     """Up to 100 refunds requested before a time that the processor has not acknowledged."""
     rows = await database.fetch(

@@ -9,7 +9,7 @@ from tollbridge.errors import ApiError, Faults, InvalidRequest
 from tollbridge.payments.manual import BANK_TRANSFER, DEMO
 from tollbridge.services import notices, top_ups, vouchers
 from tollbridge.services.sessions import new_token
-from tollbridge.store import accounts
+from tollbridge.store import accounts, payments
 from tollbridge.web.forms import Form
 from tollbridge.web.page import PAYER, Page
 from tollbridge.web.visit import Visit
@@ -62,6 +62,7 @@ async def credit(visit: Visit, refused: ApiError | None = None, section: str = "
         ways=ways,
         methods=METHODS,
         orders=await ways.orders(account, RECENT),
+        gone_back=await payments.gone_back(database, account.id),
         forms=forms,
         top_up=current,
         card=await top_ups.card(database, account),

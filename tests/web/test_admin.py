@@ -405,3 +405,27 @@ def test_every_page_of_the_operator_can_be_used_by_everybody(axe_core: Path) -> 
             assert problems == []
 
     run_long(test())
+
+
+def test_tables_are_no_wider_than_a_laptop_shows_them() -> None:
+    """Also with every model that ships, and a customer whose address is long."""
+
+    async def test() -> None:
+        async with house() as site, browser() as chromium:
+            boss = await operator(site)
+            ada = await registered(site, f"ada.{'of.the.long.name.' * 2}@customers.of.example.com")
+            payment = (await ordered(ada, method="demo")).partition("payment=")[2]
+            await ada.post(f"{BILLING}/payments/{payment}/demo")
+            made = await boss.post("/admin/vouchers", {"amount": "3", "count": "1", "kind": "promo", "note": "fair"})
+            code = re.findall(r'data-copy="([\w-]+)"', made.text)[0]
+            assert (await ada.post(f"{BILLING}/voucher", {"code": code})).status_code == 303
+            for path in ("/admin/catalog?all=1", "/admin/payments", "/admin/vouchers", "/admin/accounts"):
+                page = await logged_in(chromium, boss, path)
+                tables = await page.locator(".table-container").all()
+                wider = [await each.evaluate("each => each.scrollWidth - each.clientWidth") for each in tables]
+                assert wider == [0] * len(tables) != [], path
+                if "catalog" in path:
+                    cells = await page.locator("tr", has_text="gpt-4.1-mini").first.locator("td").all_inner_texts()
+                    assert cells[3:5] == ["$0.40", "$0.40"]
+
+    run_long(test())

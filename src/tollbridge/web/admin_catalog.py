@@ -6,7 +6,7 @@ import msgspec
 from starlette.responses import Response
 
 from tollbridge.config import Settings
-from tollbridge.core.money import PPM, format_price
+from tollbridge.core.money import PPM, dollars, format_price
 from tollbridge.services import providers as known_providers
 from tollbridge.services.catalog import Offer, Way, complaints, offers
 from tollbridge.services.providers import Answered
@@ -79,7 +79,7 @@ def _line(offer: Offer, way: Way, markup_ppm: int) -> Line:
 
 
 def _price(pico: int | None) -> str:
-    return "" if pico is None else format_price(pico)
+    return "" if pico is None else dollars(format_price(pico))
 
 
 def _percent(price: int | None, cost: int | None) -> str:

@@ -14,7 +14,7 @@ NOTICES = {
     "password": "Your password is changed. Log in with it.",
     "out": "You are logged out.",
     "email": "Your new e-mail address is confirmed.",
-    "deleted": "Your account is deleted.",
+    "deleted": "Your account is closed.",
     "forgotten": "What you logged in with is deleted.",
     "unconfirmed": "Your e-mail address is not confirmed yet: follow the link that we have sent to it.",
     "elsewhere": "The other service did not log you in. Try again, or log in another way.",
